@@ -1,0 +1,47 @@
+// Numbered faults for tests: GESTALT_FAULT=N[:action] makes the N-th fault point fail.
+// The numbers are stable and listed here; docs/migration.md says which step each hits.
+#pragma once
+
+#include "common/result.h"
+
+namespace gestalt {
+
+enum class Fault {
+  kNone = 0,
+  // Source stand-in, in order.
+  kSourceConnect = 1,
+  kSourcePreflight = 2,
+  kSourceDump = 3,
+  kSourceFreeze = 4,
+  kSourceSendState = 5,
+  kSourceSendPages = 6,
+  kSourceSendHandover = 7,
+  kSourceAwaitReady = 8,
+  kSourceAsk = 9,
+  kSourceCommit = 10,
+  kSourceAwaitResumed = 11,
+  kSourceDestroy = 12,
+  // Destination stand-in, in order.
+  kDestinationListen = 20,
+  kDestinationAccept = 21,
+  kDestinationReceiveState = 22,
+  kDestinationRestore = 23,
+  kDestinationReceivePages = 24,
+  kDestinationUserfault = 25,
+  kDestinationReady = 26,
+  kDestinationAwaitCommit = 27,
+  kDestinationResume = 28,
+  kDestinationConfirm = 29,
+  // Leader.
+  kLeaderPrepare = 40,
+  kLeaderGrant = 41,
+  kLeaderComplete = 42,
+};
+
+// Hits the fault point: nothing happens unless GESTALT_FAULT (or the file
+// /run/gestalt/fault, for processes that are started by daemons) names its number.
+// Actions: "fail" (default) returns an error; "exit" ends the process at once as a
+// crash would; "hang" sleeps for ten minutes.
+[[nodiscard]] Result<void> fault_point(Fault fault);
+
+}  // namespace gestalt

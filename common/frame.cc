@@ -1,0 +1,68 @@
+#include "common/frame.h"
+
+#include <arpa/inet.h>
+
+#include <cstring>
+
+namespace gestalt {
+
+Result<std::string> encode_frame(const wire::Message& message) {
+  std::size_t size = message.ByteSizeLong();
+  if (size > kMaxFrameBytes)
+    return fail(ErrorCode::kInvalidArgument,
+                std::format("message of {} bytes exceeds the limit of {}", size, kMaxFrameBytes));
+  std::string frame(sizeof(std::uint32_t), '\0');
+  std::uint32_t length = htonl(static_cast<std::uint32_t>(size));
+  std::memcpy(frame.data(), &length, sizeof length);
+  if (!message.AppendToString(&frame))
+    return fail(ErrorCode::kInternal, "serialise a control message");
+  return frame;
+}
+
+void FrameDecoder::append(std::span<const std::byte> bytes) {
+  if (start_ > 0 && start_ >= buffer_.size() / 2) {
+    buffer_.erase(0, start_);
+    start_ = 0;
+  }
+  buffer_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+Result<std::optional<wire::Message>> FrameDecoder::next() {
+  if (buffer_.size() - start_ < sizeof(std::uint32_t)) return std::nullopt;
+  std::uint32_t length = 0;
+  std::memcpy(&length, buffer_.data() + start_, sizeof length);
+  length = ntohl(length);
+  if (length > limit_bytes_)
+    return fail(ErrorCode::kProtocol,
+                std::format("frame of {} bytes, the limit is {}", length, limit_bytes_));
+  if (buffer_.size() - start_ - sizeof length < length) return std::nullopt;
+  wire::Message message;
+  if (!message.ParseFromArray(buffer_.data() + start_ + sizeof length, static_cast<int>(length)))
+    return fail(ErrorCode::kProtocol, std::format("frame of {} bytes is no message", length));
+  start_ += sizeof length + length;
+  return message;
+}
+
+wire::Error to_wire(const Error& error) {
+  wire::Error out;
+  out.set_code(static_cast<wire::ErrorCode>(error.code));
+  out.set_message(error.message);
+  out.set_remedy(error.remedy);
+  return out;
+}
+
+Error from_wire(const wire::Error& error) {
+  bool known = error.code() >= wire::ERROR_INTERNAL && error.code() <= wire::ERROR_EXEC_DENIED;
+  return Error{known ? static_cast<ErrorCode>(error.code()) : ErrorCode::kInternal, error.message(),
+               error.remedy()};
+}
+
+wire::Message error_reply(std::uint64_t request_id, const Error& error) {
+  wire::Message message;
+  message.set_request_id(request_id);
+  message.set_is_reply(true);
+  *message.mutable_error() = to_wire(error);
+  return message;
+}
+
+}  // namespace gestalt

@@ -1,0 +1,18 @@
+// Where things lie on a node. /run is node-local everywhere.
+#pragma once
+
+namespace gestalt::paths {
+
+inline constexpr char kRunDirectory[] = "/run/gestalt";
+inline constexpr char kClientSocket[] = "/run/gestalt/gestaltd.sock";  // users, mode 0666
+inline constexpr char kAgentSocket[] = "/run/gestalt/agent.sock";      // stand-ins, root only
+inline constexpr char kInitSocket[] = "/run/gestalt/init.sock";   // the cluster init, root only
+inline constexpr char kImageDirectory[] = "/run/gestalt/images";  // CRIU's images, by migration
+inline constexpr char kStandInProgram[] = "/usr/lib/gestalt/gestalt-stand-in";
+inline constexpr char kInitProgram[] = "/usr/lib/gestalt/gestalt-init";
+inline constexpr char kConfigFile[] = "/etc/gestalt/gestalt.toml";
+inline constexpr char kJoinToken[] = "/etc/gestalt/join-token";
+inline constexpr char kLeaderState[] = "/var/lib/gestalt/leader";  // leader's own disk, 0700
+inline constexpr char kLoadDirectory[] = "/var/lib/gestalt/load";  // shared, a file a node
+
+}  // namespace gestalt::paths

@@ -1,0 +1,116 @@
+#include "common/proc.h"
+
+#include <dirent.h>
+
+#include <charconv>
+#include <memory>
+#include <sstream>
+
+#include "common/fd.h"
+
+namespace gestalt {
+namespace {
+
+// Readers of a process that is just exiting get ESRCH or ENOENT.
+Result<std::string> read_process_file(const std::string& proc, pid_t pid, const char* name) {
+  auto text = read_file(std::format("{}/{}/{}", proc, pid, name));
+  if (!text && (text.error().code == ErrorCode::kNotFound || text.error().code == ErrorCode::kGone))
+    return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+  return text;
+}
+
+}  // namespace
+
+Result<ProcessStat> parse_stat(const std::string& text) {
+  // The name may hold anything, so it ends at the last parenthesis.
+  auto open = text.find('(');
+  auto close = text.rfind(')');
+  if (open == std::string::npos || close == std::string::npos || close < open)
+    return fail(ErrorCode::kProtocol, "a stat line without a name");
+  ProcessStat out;
+  std::from_chars(text.data(), text.data() + open, out.pid);
+  out.comm = text.substr(open + 1, close - open - 1);
+  std::istringstream fields(text.substr(close + 1));
+  std::int64_t skipped = 0;
+  auto skip = [&](int count) {
+    for (int i = 0; i < count; ++i) fields >> skipped;
+  };
+  fields >> out.state >> out.parent_pid >> out.group_id >> out.session_id >> out.tty;
+  skip(1);  // tpgid
+  std::uint64_t flags = 0;
+  fields >> flags;
+  skip(4);  // page faults
+  fields >> out.user_ticks >> out.system_ticks;
+  skip(4);  // children's times, priority, nice
+  fields >> out.threads;
+  skip(1);
+  std::uint64_t virtual_bytes = 0;
+  fields >> out.start_ticks >> virtual_bytes >> out.resident_pages;
+  if (!fields || out.pid <= 0) return fail(ErrorCode::kProtocol, "a stat line with too few fields");
+  return out;
+}
+
+Result<ProcessIds> parse_status(const std::string& text) {
+  ProcessIds out;
+  std::istringstream lines(text);
+  std::string line;
+  bool has_uid = false;
+  while (std::getline(lines, line)) {
+    std::istringstream fields(line);
+    std::string key;
+    fields >> key;
+    if (key == "Uid:") {
+      fields >> out.real_uid >> out.effective_uid >> out.saved_uid;
+      has_uid = static_cast<bool>(fields);
+    } else if (key == "NSpid:") {
+      for (pid_t pid = 0; fields >> pid;) out.namespace_pids.push_back(pid);
+    }
+  }
+  if (!has_uid) return fail(ErrorCode::kProtocol, "a status file without Uid");
+  return out;
+}
+
+Result<ProcessStat> read_stat(const std::string& proc, pid_t pid) {
+  GESTALT_ASSIGN(auto text, read_process_file(proc, pid, "stat"));
+  return parse_stat(text);
+}
+
+Result<ProcessIds> read_ids(const std::string& proc, pid_t pid) {
+  GESTALT_ASSIGN(auto text, read_process_file(proc, pid, "status"));
+  return parse_status(text);
+}
+
+Result<std::vector<pid_t>> list_pids(const std::string& proc) {
+  std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(proc.c_str()), ::closedir);
+  if (!directory) return fail_errno(errno, std::format("list {}", proc));
+  std::vector<pid_t> pids;
+  while (const dirent* entry = ::readdir(directory.get())) {
+    std::string_view name = entry->d_name;
+    pid_t pid = 0;
+    auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (error == std::errc() && end == name.data() + name.size()) pids.push_back(pid);
+  }
+  return pids;
+}
+
+std::string command_line(const std::string& proc, pid_t pid, std::size_t limit_bytes) {
+  auto text = read_process_file(proc, pid, "cmdline");
+  if (text && !text->empty()) {
+    while (!text->empty() && text->back() == '\0') text->pop_back();
+    for (char& c : *text) c = c == '\0' ? ' ' : c;
+    return text->substr(0, limit_bytes);
+  }
+  auto stat = read_stat(proc, pid);
+  return stat ? std::format("[{}]", stat->comm) : std::string("[?]");
+}
+
+Result<std::string> cgroup_path(const std::string& proc, pid_t pid) {
+  GESTALT_ASSIGN(auto text, read_process_file(proc, pid, "cgroup"));
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with("0::")) return line.substr(3);
+  return fail(ErrorCode::kNotFound, std::format("process {} has no cgroup-v2 group", pid),
+              "mount the cgroup2 hierarchy");
+}
+
+}  // namespace gestalt
