@@ -119,7 +119,14 @@ start_nodes() {
 }
 
 up_failed() {
+  set +e # whatever can be removed, is
   say "cleaning up after the failed up"
+  local job
+  # A plain wait would also wait for the holder.
+  for job in $(jobs -p); do
+    kill "$job" 2>/dev/null || true
+    wait "$job" || true
+  done
   destroy || true
   leave_states
 }
@@ -132,6 +139,8 @@ cluster_up() {
   lock_sandbox
   [[ ! -e $state/complete ]] || die "sandbox '$name' is up already; pxe/sandbox --name $name down ends it"
   trap up_failed EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
   destroy || die "an earlier sandbox '$name' cannot be removed"
   lock_dir "$states" 8
   raise_pid_max
@@ -140,7 +149,7 @@ cluster_up() {
   start_holder
   start_nodes
   : >"$state/complete"
-  trap - EXIT
+  trap - EXIT INT TERM HUP
   say "sandbox '$name': $nodes nodes are up"
   ((daemon == 0)) || start_daemons "$nodes" "$timeout"
 }
