@@ -3,6 +3,7 @@
 #
 #   . "$(dirname "$0")/lib.sh"
 #   test_something() { … }          a case; runs in a subshell under set -e
+#   after_each() { … }              optional: run after each case, whatever came of it
 #   cluster_up 3                    before the cases, shared by them
 #   run_tests "$@"                  the last line; arguments name single cases
 #
@@ -102,7 +103,8 @@ expect_exit() { # CODE CMD…
   assert_eq "$got" "$want" "exit status of '$*'"
 }
 
-# The subshell must not be part of a condition, or set -e would not hold in it.
+# run_case NAME: sets case_failed. Neither this function nor the subshell may be
+# part of a condition (if, ||, !): set -e would not hold inside.
 run_case() {
   local name=$1 status began=$SECONDS
   rm -f "$scratch/reason"
@@ -115,26 +117,29 @@ run_case() {
   ) >"$scratch/out" 2>&1
   status=$?
   set -e
+  case_failed=0
   case $status in
     0) printf 'ok %s (%d s)\n' "$name" $((SECONDS - began)) ;;
     77) printf 'skip %s # %s\n' "$name" "$(cat "$scratch/reason" 2>/dev/null)" ;;
     *)
       sed 's/^/    /' "$scratch/out"
       printf 'not ok %s (exit %d, %d s)\n' "$name" "$status" $((SECONDS - began))
-      return 1
+      case_failed=1
       ;;
   esac
 }
 
 # run_tests [CASE…]: all test_* functions of the script in their order.
 run_tests() {
-  local case failed=0
+  local case failed=0 case_failed=0
   local -a cases=("$@")
   ((${#cases[@]})) || mapfile -t cases < <(sed -n 's/^\(test_[a-zA-Z0-9_]*\) *().*/\1/p' "$0")
   ((${#cases[@]})) || fail "$0 has no test_* function"
   for case in "${cases[@]}"; do
     declare -F "$case" >/dev/null || fail "no case is called '$case'"
-    run_case "$case" || failed=1
+    run_case "$case"
+    if declare -F after_each >/dev/null; then after_each; fi
+    failed=$((failed | case_failed))
   done
   exit "$failed"
 }
