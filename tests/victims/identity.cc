@@ -1,0 +1,159 @@
+// What a process knows about itself must stay as it is, on whatever node: ids, groups,
+// capabilities, session, umask, directory, limits, scheduling, environment, arguments,
+// what its standard descriptors are.
+#include <linux/capability.h>
+#include <sched.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include <array>
+#include <map>
+#include <vector>
+
+#include "victim.h"
+
+extern char** environ;
+
+namespace {
+
+using victim::must;
+
+using Facts = std::map<std::string, std::string>;
+
+std::string read_text(const char* path) {
+  int fd = ::open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return std::format("(errno {})", errno);
+  std::string text(65536, '\0');
+  ssize_t count = ::read(fd, text.data(), text.size());
+  ::close(fd);
+  text.resize(count < 0 ? 0 : static_cast<std::size_t>(count));
+  return text;
+}
+
+std::string read_link(const char* path) {
+  std::array<char, 4096> target{};
+  ssize_t count = ::readlink(path, target.data(), target.size());
+  return count < 0 ? std::format("(errno {})", errno)
+                   : std::string(target.data(), static_cast<std::size_t>(count));
+}
+
+void add_ids(Facts& facts) {
+  uid_t ruid = 0, euid = 0, suid = 0;
+  gid_t rgid = 0, egid = 0, sgid = 0;
+  must(::getresuid(&ruid, &euid, &suid), "getresuid");
+  must(::getresgid(&rgid, &egid, &sgid), "getresgid");
+  facts["pid"] = std::to_string(::getpid());
+  facts["parent"] = std::to_string(::getppid());
+  facts["session"] = std::to_string(::getsid(0));
+  facts["group"] = std::to_string(::getpgid(0));
+  facts["uids"] = std::format("{} {} {}", ruid, euid, suid);
+  facts["gids"] = std::format("{} {} {}", rgid, egid, sgid);
+  std::array<gid_t, 256> groups{};
+  int count = must(::getgroups(groups.size(), groups.data()), "getgroups");
+  for (int i = 0; i < count; ++i)
+    facts["groups"] += std::format("{} ", groups[static_cast<std::size_t>(i)]);
+}
+
+void add_capabilities(Facts& facts) {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, 2> data{};
+  must(::syscall(SYS_capget, &header, data.data()), "capget");
+  for (const auto& part : data)
+    facts["capabilities"] +=
+        std::format("{:x} {:x} {:x} ", part.effective, part.permitted, part.inheritable);
+  facts["no_new_privs"] = std::to_string(::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
+  facts["dumpable"] = std::to_string(::prctl(PR_GET_DUMPABLE));
+  facts["securebits"] = std::to_string(::prctl(PR_GET_SECUREBITS));
+}
+
+void add_limits(Facts& facts) {
+  for (int resource = 0; resource < static_cast<int>(RLIM_NLIMITS); ++resource) {
+    rlimit limit{};
+    must(::getrlimit(static_cast<__rlimit_resource>(resource), &limit), "getrlimit");
+    facts[std::format("limit {}", resource)] = std::format("{} {}", limit.rlim_cur, limit.rlim_max);
+  }
+}
+
+void add_scheduling(Facts& facts) {
+  errno = 0;
+  facts["nice"] = std::to_string(::getpriority(PRIO_PROCESS, 0));
+  sched_param parameters{};
+  must(::sched_getparam(0, &parameters), "sched_getparam");
+  facts["scheduler"] = std::format("{} {}", ::sched_getscheduler(0), parameters.sched_priority);
+  facts["oom_score_adj"] = read_text("/proc/self/oom_score_adj");
+  facts["personality"] = std::to_string(::personality(0xffffffff));
+}
+
+void add_surroundings(Facts& facts) {
+  mode_t mask = ::umask(0);
+  ::umask(mask);
+  facts["umask"] = std::format("{:o}", mask);
+  std::array<char, 4096> directory{};
+  if (::getcwd(directory.data(), directory.size()) == nullptr) victim::bad("getcwd");
+  struct stat info{};
+  must(::stat(".", &info), "stat .");
+  facts["directory"] = std::format("{} inode {}", directory.data(), info.st_ino);
+  facts["root"] = read_link("/proc/self/root");
+  facts["program"] = read_link("/proc/self/exe");
+  facts["arguments"] = read_text("/proc/self/cmdline");
+  facts["environment in /proc"] = read_text("/proc/self/environ");
+  std::array<char, 16> name{};
+  must(::prctl(PR_GET_NAME, name.data()), "prctl");
+  facts["name"] = name.data();
+  for (char** entry = environ; *entry != nullptr; ++entry)
+    facts["environment"] += std::string(*entry) + "\n";
+}
+
+void add_descriptors(Facts& facts) {
+  for (int fd = 0; fd < 16; ++fd) {
+    struct stat info{};
+    std::string kind = "closed";
+    if (::fstat(fd, &info) == 0)
+      kind = std::format("type {:o} flags {:o} close-on-exec {} tty {}", info.st_mode & S_IFMT,
+                         ::fcntl(fd, F_GETFL), ::fcntl(fd, F_GETFD), ::isatty(fd));
+    facts[std::format("descriptor {}", fd)] = kind;
+  }
+}
+
+Facts read_facts() {
+  Facts facts;
+  add_ids(facts);
+  add_capabilities(facts);
+  add_limits(facts);
+  add_scheduling(facts);
+  add_surroundings(facts);
+  add_descriptors(facts);
+  return facts;
+}
+
+void set_own_facts() {
+  rlimit limit{};
+  must(::getrlimit(RLIMIT_NOFILE, &limit), "getrlimit");
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 123);
+  must(::setrlimit(RLIMIT_NOFILE, &limit), "setrlimit");
+  ::umask(027);
+  errno = 0;
+  if (::nice(3) == -1 && errno != 0) victim::bad("nice");
+  must(::prctl(PR_SET_NAME, "identity-victim"), "prctl");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  victim::Options options = victim::parse_options(argc, argv);
+  victim::Run run(options);
+  set_own_facts();
+  const Facts before = read_facts();
+  run.ready();
+  std::uint64_t rounds = 0;
+  while (run.keep_going(rounds)) {
+    Facts now = read_facts();
+    for (const auto& [what, value] : before) victim::same(value, now[what], what.c_str());
+    victim::same(before.size(), now.size(), "number of facts");
+    ++rounds;
+    victim::sleep_ms(10);
+  }
+  run.ok("facts={} rounds={}", before.size(), rounds);
+}
