@@ -9,6 +9,14 @@
 #include "common/log.h"
 
 namespace gestalt {
+namespace {
+
+// What comes back with an event: the descriptor, and which watch of it was meant.
+std::uint64_t event_key(int fd, std::uint32_t generation) {
+  return (std::uint64_t{generation} << 32) | static_cast<std::uint32_t>(fd);
+}
+
+}  // namespace
 
 EventLoop::EventLoop() : epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
   if (!epoll_) {
@@ -22,10 +30,11 @@ void EventLoop::watch(int fd, std::uint32_t events, Handler handler) {
   auto entry = std::make_shared<Watch>();
   entry->handler = std::move(handler);
   entry->events = events;
-  handlers_[fd] = std::move(entry);
+  entry->generation = next_generation_++;
   epoll_event event{};
   event.events = events;
-  event.data.fd = fd;
+  event.data.u64 = event_key(fd, entry->generation);
+  handlers_[fd] = std::move(entry);
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return;
   if (errno == EPERM) {
     // epoll refuses regular files: they are always ready.
@@ -49,7 +58,7 @@ void EventLoop::change(int fd, std::uint32_t events) {
   found->second->events = events;
   epoll_event event{};
   event.events = events;
-  event.data.fd = fd;
+  event.data.u64 = event_key(fd, found->second->generation);
   (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event);
 }
 
@@ -97,11 +106,14 @@ void EventLoop::run() {
     if (stopped_) return;
     int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout);
     for (int i = 0; i < count && !stopped_; ++i) {
-      // A handler may have unwatched a descriptor whose event is still in this batch.
-      auto found = handlers_.find(events[static_cast<std::size_t>(i)].data.fd);
+      // A handler may have unwatched a descriptor whose event is still in this batch, and
+      // its number may be in use again.
+      const epoll_event& event = events[static_cast<std::size_t>(i)];
+      auto fd = static_cast<int>(event.data.u64 & 0xFFFF'FFFF);
+      auto found = handlers_.find(fd);
       if (found == handlers_.end()) continue;
       auto entry = found->second;
-      if (!entry->removed) entry->handler(events[static_cast<std::size_t>(i)].events);
+      if (event_key(fd, entry->generation) == event.data.u64) entry->handler(event.events);
     }
   }
 }

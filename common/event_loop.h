@@ -43,6 +43,7 @@ class EventLoop {
   struct Watch {
     Handler handler;
     std::uint32_t events = 0;
+    std::uint32_t generation = 0;  // tells it from a later watch of the same number
     bool removed = false;
   };
   int run_timers();
@@ -52,6 +53,7 @@ class EventLoop {
   std::map<int, std::shared_ptr<Watch>> handlers_;
   std::multimap<Deadline, std::pair<TimerId, Task>> timers_;
   TimerId next_timer_ = 1;
+  std::uint32_t next_generation_ = 1;
   bool stopped_ = false;
 };
 

@@ -2,10 +2,13 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 
 namespace gestalt {
@@ -50,7 +53,10 @@ Result<void> wait_for(int fd, short events, Deadline deadline) {
   while (true) {
     pollfd entry{fd, events, 0};
     int ready = ::poll(&entry, 1, remaining_milliseconds(deadline));
-    if (ready > 0) return {};
+    if (ready > 0) {
+      if ((entry.revents & POLLNVAL) != 0) return fail_errno(EBADF, "poll");
+      return {};
+    }
     if (ready == 0) return fail(ErrorCode::kTimeout, "timed out waiting for the peer");
     if (errno != EINTR) return fail_errno(errno, "poll");
   }
@@ -70,10 +76,27 @@ Result<void> read_exact(int fd, std::span<std::byte> into, Deadline deadline) {
   return {};
 }
 
+namespace {
+
+// A blocking write of a large piece would wait for room for all of it, whatever the
+// deadline: sockets are asked not to, pipes get what fits once they are writable.
+ssize_t write_some(int fd, std::span<const std::byte> from) {
+  ssize_t count = ::send(fd, from.data(), from.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (count >= 0 || errno != ENOTSOCK) return count;
+  struct stat info{};
+  bool file = ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
+  int flags = ::fcntl(fd, F_GETFL);
+  bool may_block = !file && flags >= 0 && (flags & O_NONBLOCK) == 0;
+  return ::write(fd, from.data(),
+                 may_block ? std::min<std::size_t>(from.size(), PIPE_BUF) : from.size());
+}
+
+}  // namespace
+
 Result<void> write_all(int fd, std::span<const std::byte> from, Deadline deadline) {
   while (!from.empty()) {
     GESTALT_TRY(wait_for(fd, POLLOUT, deadline));
-    ssize_t count = ::write(fd, from.data(), from.size());
+    ssize_t count = write_some(fd, from);
     if (count < 0) {
       if (errno == EINTR || errno == EAGAIN) continue;
       return fail_errno(errno, "write");
@@ -115,7 +138,9 @@ Result<void> write_control_file(const std::string& path, const std::string& text
 Result<void> replace_file(const std::string& path, const std::string& content, mode_t mode) {
   std::string temporary = std::format("{}.new-{}", path, ::getpid());
   {
-    GESTALT_ASSIGN(auto fd, open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC, mode));
+    // A new file: one that lies there already may be a link, or open to others.
+    ::unlink(temporary.c_str());
+    GESTALT_ASSIGN(auto fd, open_file(temporary, O_WRONLY | O_CREAT | O_EXCL, mode));
     auto written = write_all(fd.get(), std::as_bytes(std::span(content)),
                              deadline_in(std::chrono::seconds(30)));
     if (written && (::fchmod(fd.get(), mode) != 0 || ::fsync(fd.get()) != 0))

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "common/proto/control.pb.h"
 #include "common/result.h"
@@ -40,6 +41,10 @@ class FrameDecoder {
   std::size_t start_ = 0;
   std::uint32_t limit_bytes_;
 };
+
+// Proto3 strings must be UTF-8, or the peer refuses the whole frame: every other byte
+// becomes U+FFFD. For text from outside (file names, command lines) in `string` fields.
+[[nodiscard]] std::string valid_utf8(std::string_view text);
 
 // Between the two representations of an error.
 [[nodiscard]] wire::Error to_wire(const Error& error);

@@ -14,7 +14,7 @@ MessageChannel::MessageChannel(EventLoop& loop, Fd socket, OnMessage on_message,
                                std::uint32_t limit_bytes)
     : loop_(loop),
       socket_(std::move(socket)),
-      on_message_(std::move(on_message)),
+      on_message_(std::make_shared<OnMessage>(std::move(on_message))),
       on_closed_(std::move(on_closed)),
       decoder_(limit_bytes) {
   (void)set_nonblocking(socket_.get(), true);
@@ -83,7 +83,8 @@ void MessageChannel::read_some() {
 
 void MessageChannel::dispatch(wire::Message message) {
   if (!message.is_reply()) {
-    on_message_(std::move(message));
+    auto on_message = on_message_;
+    (*on_message)(std::move(message));
     return;
   }
   auto node = requests_.extract(message.request_id());
@@ -122,7 +123,9 @@ void MessageChannel::close(Error error) {
     request.on_reply(std::unexpected(error));
     if (!*alive) return;
   }
-  on_closed_(error);
+  // Out of the channel first, which it may destroy.
+  auto on_closed = std::move(on_closed_);
+  on_closed(error);
 }
 
 }  // namespace gestalt

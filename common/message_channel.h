@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 
 #include "common/event_loop.h"
@@ -29,7 +30,8 @@ class MessageChannel {
   // Queues a message. A message beyond the frame limit is an error and not sent.
   Result<void> send(const wire::Message& message);
   // Sends with a request id; `on_reply` runs exactly once: with the reply, with the
-  // error it carries, with kTimeout, or with kUnavailable when the channel closes.
+  // error it carries, with kTimeout, or with kUnavailable when the channel closes; not at
+  // all when the channel is destroyed before. Never from within request() itself.
   void request(wire::Message message, Clock::duration timeout, OnReply on_reply);
 
   [[nodiscard]] int fd() const { return socket_.get(); }
@@ -49,7 +51,7 @@ class MessageChannel {
 
   EventLoop& loop_;
   Fd socket_;
-  OnMessage on_message_;
+  std::shared_ptr<OnMessage> on_message_;  // shared: it may destroy us while it runs
   OnClosed on_closed_;
   FrameDecoder decoder_;
   std::string out_;

@@ -28,7 +28,10 @@ Result<ProcessStat> parse_stat(const std::string& text) {
   if (open == std::string::npos || close == std::string::npos || close < open)
     return fail(ErrorCode::kProtocol, "a stat line without a name");
   ProcessStat out;
-  std::from_chars(text.data(), text.data() + open, out.pid);
+  const char* name = text.data() + open;
+  auto [end, error] = std::from_chars(text.data(), name, out.pid);
+  if (error != std::errc() || end + 1 != name || *end != ' ')
+    return fail(ErrorCode::kProtocol, "a stat line without a pid");
   out.comm = text.substr(open + 1, close - open - 1);
   std::istringstream fields(text.substr(close + 1));
   std::int64_t skipped = 0;
@@ -88,15 +91,15 @@ Result<std::vector<pid_t>> list_pids(const std::string& proc) {
     std::string_view name = entry->d_name;
     pid_t pid = 0;
     auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
-    if (error == std::errc() && end == name.data() + name.size()) pids.push_back(pid);
+    if (error == std::errc() && end == name.data() + name.size() && pid > 0) pids.push_back(pid);
   }
   return pids;
 }
 
 std::string command_line(const std::string& proc, pid_t pid, std::size_t limit_bytes) {
   auto text = read_process_file(proc, pid, "cmdline");
+  while (text && !text->empty() && text->back() == '\0') text->pop_back();
   if (text && !text->empty()) {
-    while (!text->empty() && text->back() == '\0') text->pop_back();
     for (char& c : *text) c = c == '\0' ? ' ' : c;
     return text->substr(0, limit_bytes);
   }

@@ -55,15 +55,17 @@ using Unexpected = std::unexpected<Error>;
 
 }  // namespace gestalt
 
-// Hands an error on to the caller; the value, if any, is dropped.
-#define GESTALT_TRY(expression)                                    \
-  do {                                                             \
-    if (auto gestalt_try_ = (expression); !gestalt_try_)           \
-      return ::std::unexpected(::std::move(gestalt_try_).error()); \
-  } while (false)
-
+// Hands an error on to the caller; the value, if any, is dropped. The names are counted,
+// so that an expression may hold a lambda that uses these macros itself.
 #define GESTALT_CONCAT_(a, b) a##b
 #define GESTALT_CONCAT(a, b) GESTALT_CONCAT_(a, b)
+#define GESTALT_TRY_(temporary, expression)                     \
+  do {                                                          \
+    if (auto temporary = (expression); !temporary)              \
+      return ::std::unexpected(::std::move(temporary).error()); \
+  } while (false)
+#define GESTALT_TRY(expression) GESTALT_TRY_(GESTALT_CONCAT(gestalt_try_, __COUNTER__), expression)
+
 #define GESTALT_ASSIGN_(temporary, target, expression)                      \
   auto temporary = (expression);                                            \
   if (!temporary) return ::std::unexpected(::std::move(temporary).error()); \
@@ -71,4 +73,4 @@ using Unexpected = std::unexpected<Error>;
 
 // `GESTALT_ASSIGN(auto fd, open_file(path));` declares or assigns, or hands the error on.
 #define GESTALT_ASSIGN(target, expression) \
-  GESTALT_ASSIGN_(GESTALT_CONCAT(gestalt_assign_, __LINE__), target, expression)
+  GESTALT_ASSIGN_(GESTALT_CONCAT(gestalt_assign_, __COUNTER__), target, expression)

@@ -19,19 +19,22 @@ std::optional<StdioChunk> StdioSender::next() {
   chunk.offset = base_ + sent_;
   chunk.data = std::string_view(buffer_).substr(sent_, std::min(left, kStdioChunkBytes));
   sent_ += chunk.data.size();
+  ever_sent_ = std::max(ever_sent_, sent_);
   chunk.eof = eof_ && sent_ == buffer_.size();
   eof_sent_ = chunk.eof;
   return chunk;
 }
 
 Result<void> StdioSender::acknowledge(std::uint64_t offset) {
-  if (offset > base_ + sent_)
+  if (offset > base_ + ever_sent_)
     return fail(ErrorCode::kProtocol, std::format("acknowledgement of byte {}, only {} were sent",
-                                                  offset, base_ + sent_));
+                                                  offset, base_ + ever_sent_));
   if (offset <= base_) return {};
   std::size_t count = offset - base_;
   buffer_.erase(0, count);
-  sent_ -= count;
+  // After a rewind it may be of bytes that were not sent again yet.
+  sent_ -= std::min(sent_, count);
+  ever_sent_ -= count;
   base_ = offset;
   return {};
 }
@@ -46,6 +49,8 @@ void StdioSender::restore(std::uint64_t base_offset, std::string pending, bool e
   buffer_ = std::move(pending);
   eof_ = eof;
   rewind();
+  // The node before us may have sent any of it.
+  ever_sent_ = buffer_.size();
 }
 
 Result<void> StdioReceiver::accept(std::uint64_t offset, std::string_view data, bool eof) {

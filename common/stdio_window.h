@@ -48,17 +48,18 @@ class StdioSender {
   void restore(std::uint64_t base_offset, std::string pending, bool eof);
 
  private:
-  std::string buffer_;      // from base_ on
-  std::uint64_t base_ = 0;  // everything below is acknowledged
-  std::size_t sent_ = 0;    // into buffer_
+  std::string buffer_;         // from base_ on
+  std::uint64_t base_ = 0;     // everything below is acknowledged
+  std::size_t sent_ = 0;       // into buffer_
+  std::size_t ever_sent_ = 0;  // the same, but not taken back by rewind()
   bool eof_ = false;
   bool eof_sent_ = false;
 };
 
 class StdioReceiver {
  public:
-  // Takes a piece; what is new of it is appended to pending(). A gap, or more than a
-  // window of unconsumed bytes, is kProtocol.
+  // Takes a piece; what is new of it is appended to pending(). A gap, or more unconsumed
+  // bytes than four windows (a migration rescues a pipe's content beyond one), is kProtocol.
   [[nodiscard]] Result<void> accept(std::uint64_t offset, std::string_view data, bool eof);
   [[nodiscard]] const std::string& pending() const { return pending_; }
   // The first `count` bytes of pending() have been written out.
