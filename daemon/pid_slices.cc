@@ -1,0 +1,44 @@
+#include "daemon/pid_slices.h"
+
+#include <bit>
+#include <vector>
+
+namespace gestalt {
+
+Result<PidSlices> PidSlices::with_size(std::uint32_t slice_size) {
+  if (!std::has_single_bit(slice_size) || slice_size < kMinPidSliceSize ||
+      slice_size > kMaxPidSliceSize)
+    return fail(ErrorCode::kInvalidArgument, std::format("{} is no pid slice size", slice_size),
+                std::format("set cluster.pid_slice_size to a power of two from {} to {}",
+                            kMinPidSliceSize, kMaxPidSliceSize));
+  return PidSlices(slice_size);
+}
+
+Result<PidRange> PidSlices::range(std::uint32_t index) const {
+  if (index < first_index() || index > last_index())
+    return fail(
+        ErrorCode::kInvalidArgument,
+        std::format("pid slice {} is not one of {} to {}", index, first_index(), last_index()),
+        "the node was recorded under another cluster.pid_slice_size: set that again, or "
+        "remove the node");
+  return PidRange{index * size_, index * size_ + size_ - 1};
+}
+
+std::optional<std::uint32_t> PidSlices::index_of(std::uint32_t pid) const {
+  if (pid < size_ || pid >= kPidLimit) return std::nullopt;
+  return pid / size_;
+}
+
+Result<std::uint32_t> PidSlices::allocate(std::span<const std::uint32_t> used) const {
+  std::vector<bool> taken(last_index() + 1, false);
+  for (std::uint32_t index : used)
+    if (index < taken.size()) taken[index] = true;
+  for (std::uint32_t index = first_index(); index <= last_index(); ++index)
+    if (!taken[index]) return index;
+  return fail(ErrorCode::kNoSpace, std::format("all {} pid slices are taken", last_index()),
+              std::format("remove nodes that are gone for good, or lower cluster.pid_slice_size "
+                          "(now {}) and restart the whole cluster",
+                          size_));
+}
+
+}  // namespace gestalt
