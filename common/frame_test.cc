@@ -112,6 +112,20 @@ TEST(Frame, AnErrorThatQuotesBadUtf8ComesThrough) {
   EXPECT_TRUE((*message)->error().message().starts_with("no file "));
 }
 
+TEST(Utf8, KeepsGoodTextAndReplacesTheRest) {
+  const std::string mark = "\xEF\xBF\xBD";
+  for (const char* good : {"", "plain", "\xC3\xA4", "\xE2\x82\xAC", "\xF0\x9F\x90\xA7",
+                           "\xF4\x8F\xBF\xBF", "\xED\x9F\xBF"})
+    EXPECT_EQ(valid_utf8(good), good);
+  EXPECT_EQ(valid_utf8("a\xFFz"), "a" + mark + "z");
+  EXPECT_EQ(valid_utf8("\xC0\xAF"), mark + mark) << "overlong";
+  EXPECT_EQ(valid_utf8("\xED\xA0\x80"), mark + mark + mark) << "a surrogate";
+  EXPECT_EQ(valid_utf8("\xF4\x90\x80\x80"), mark + mark + mark + mark);
+  EXPECT_EQ(valid_utf8("a\xE2\x82"), "a" + mark + mark) << "cut short";
+  EXPECT_EQ(valid_utf8("\xC3("), mark + "(");
+  EXPECT_EQ(valid_utf8(std::string_view("a\0b", 3)), std::string("a\0b", 3));
+}
+
 TEST(Frame, RandomBytesNeverCrash) {
   std::mt19937 random(1);
   auto good = *encode_frame(goodbye("hello"));
