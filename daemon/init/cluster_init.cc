@@ -1,0 +1,111 @@
+#include "daemon/init/cluster_init.h"
+
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include "common/child.h"
+#include "common/log.h"
+#include "common/paths.h"
+#include "common/unix_socket.h"
+
+namespace gestalt {
+
+Result<void> ClusterInit::start(const std::string& socket_path) {
+  GESTALT_ASSIGN(auto keeper, PidSliceKeeper::open());
+  slice_ = std::make_unique<PidSliceKeeper>(std::move(keeper));
+  // A namespace's init gets no signal that it does not handle; SIGCHLD is read here.
+  sigset_t set;
+  sigfillset(&set);
+  (void)::sigprocmask(SIG_SETMASK, &set, nullptr);
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  signals_ = Fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_) return fail_errno(errno, "make a signal descriptor");
+  loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { reap(); });
+  GESTALT_ASSIGN(listener_, listen_unix(socket_path, 0600));
+  loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_agent(); });
+  keep_slice();
+  log::info("cluster pid namespace ready");
+  return {};
+}
+
+void ClusterInit::keep_slice() {
+  (void)loop_.after(slice_->poll(), [this] { keep_slice(); });
+}
+
+void ClusterInit::reap() {
+  signalfd_siginfo info;
+  while (::read(signals_.get(), &info, sizeof info) == sizeof info) {
+  }
+  while (::waitpid(-1, nullptr, WNOHANG) > 0) {
+  }
+}
+
+void ClusterInit::accept_agent() {
+  Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!socket) return;
+  auto peer = peer_credentials(socket.get());
+  if (!peer || peer->uid != 0) {
+    log::warning("refused a connection that is not root's");
+    return;
+  }
+  auto place = agents_.emplace(agents_.end());
+  *place = std::make_unique<MessageChannel>(
+      loop_, std::move(socket),
+      [this, place](const wire::Message& message) { on_message(**place, message); },
+      [this, place](const Error&) { loop_.defer([this, place] { agents_.erase(place); }); });
+  wire::Message hello;
+  hello.mutable_init_hello()->set_init_pid(1);
+  (void)(*place)->send(hello);
+}
+
+void ClusterInit::on_message(MessageChannel& agent, const wire::Message& message) {
+  wire::Message reply;
+  Result<void> done;
+  if (message.has_spawn_stand_in()) {
+    auto pid = spawn_stand_in(message.spawn_stand_in());
+    if (pid) {
+      reply.mutable_spawn_reply()->set_pid(static_cast<std::uint32_t>(*pid));
+    } else {
+      done = std::unexpected(std::move(pid).error());
+    }
+  } else if (message.has_set_pid_slice()) {
+    done = slice_->set_slice(message.set_pid_slice().first(), message.set_pid_slice().last());
+    reply.mutable_empty();
+  } else {
+    done = fail(ErrorCode::kProtocol, "gestalt-init does not know this message");
+  }
+  if (!done) {
+    log::warning("request failed", log::field("error", done.error().text()));
+    (void)agent.send(error_reply(message.request_id(), done.error()));
+    return;
+  }
+  reply.set_request_id(message.request_id());
+  reply.set_is_reply(true);
+  (void)agent.send(reply);
+}
+
+Result<pid_t> ClusterInit::spawn_stand_in(const wire::SpawnStandIn& request) {
+  if (!slice_->has_slice()) return fail(ErrorCode::kUnavailable, "this node has no pid slice yet");
+  SpawnOptions options;
+  options.argv = {paths::kStandInProgram, "--job", std::to_string(request.job_id())};
+  if (request.migration_id() != 0) {
+    options.argv.emplace_back("--migration");
+    options.argv.push_back(std::to_string(request.migration_id()));
+  }
+  options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
+  for (const char* name : {"GESTALT_LOG", "GESTALT_FAULT"})
+    if (const char* value = std::getenv(name))
+      options.environment.push_back(std::format("{}={}", name, value));
+  options.descriptors = {{STDERR_FILENO, STDERR_FILENO}};
+  options.pid = static_cast<pid_t>(request.pid());
+  options.new_session = true;
+  return spawn(options);
+}
+
+}  // namespace gestalt

@@ -1,0 +1,34 @@
+// What gestalt-init does once it is pid 1.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <string>
+
+#include "common/event_loop.h"
+#include "common/fd.h"
+#include "common/message_channel.h"
+#include "daemon/init/pid_slice_keeper.h"
+
+namespace gestalt {
+
+class ClusterInit {
+ public:
+  [[nodiscard]] Result<void> start(const std::string& socket_path);
+  void run() { loop_.run(); }
+
+ private:
+  void accept_agent();
+  void on_message(MessageChannel& agent, const wire::Message& message);
+  void reap();
+  void keep_slice();
+  [[nodiscard]] Result<pid_t> spawn_stand_in(const wire::SpawnStandIn& request);
+
+  EventLoop loop_;
+  Fd listener_;
+  Fd signals_;
+  std::list<std::unique_ptr<MessageChannel>> agents_;
+  std::unique_ptr<PidSliceKeeper> slice_;
+};
+
+}  // namespace gestalt

@@ -1,0 +1,99 @@
+#include "daemon/stand_in/job_launcher.h"
+
+#include <grp.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <sstream>
+
+#include "common/child.h"
+
+namespace gestalt {
+namespace {
+
+struct Limit {
+  int resource;
+  rlimit value;
+};
+
+// Everything that the child needs, made before the fork: afterwards only system calls.
+struct ChildSetup {
+  uid_t uid = 0;
+  gid_t gid = 0;
+  std::vector<gid_t> groups;
+  std::vector<Limit> limits;
+  std::string directory;
+  mode_t mask = 022;
+  int terminal = -1;
+};
+
+int set_up_child(const ChildSetup& setup) {
+  if (::setpgid(0, 0) != 0) return errno;
+  if (setup.terminal >= 0) {
+    // Not in the foreground yet, so this would stop us.
+    (void)::signal(SIGTTOU, SIG_IGN);
+    if (::tcsetpgrp(setup.terminal, ::getpid()) != 0) return errno;
+    (void)::signal(SIGTTOU, SIG_DFL);
+  }
+  for (const auto& limit : setup.limits)
+    if (::setrlimit(static_cast<__rlimit_resource>(limit.resource), &limit.value) != 0)
+      return errno;
+  if (::setgroups(setup.groups.size(), setup.groups.data()) != 0) return errno;
+  if (::setresgid(setup.gid, setup.gid, setup.gid) != 0) return errno;
+  if (::setresuid(setup.uid, setup.uid, setup.uid) != 0) return errno;
+  (void)::umask(setup.mask);
+  if (::chdir(setup.directory.c_str()) != 0) return errno;
+  return 0;
+}
+
+ChildSetup make_setup(const wire::JobSpec& spec, int terminal) {
+  ChildSetup setup;
+  setup.uid = spec.identity().uid();
+  setup.gid = spec.identity().gid();
+  setup.groups.assign(spec.identity().groups().begin(), spec.identity().groups().end());
+  for (const auto& limit : spec.limits())
+    setup.limits.push_back({static_cast<int>(limit.resource()), {limit.soft(), limit.hard()}});
+  setup.directory = spec.working_directory().empty() ? "/" : spec.working_directory();
+  setup.mask = spec.umask();
+  setup.terminal = terminal;
+  return setup;
+}
+
+}  // namespace
+
+std::vector<std::string> program_candidates(const std::string& command,
+                                            const std::vector<std::string>& environment) {
+  if (command.empty() || command.contains('/')) return {command};
+  std::string path = "/usr/local/bin:/usr/bin:/bin";
+  for (const auto& entry : environment)
+    if (entry.starts_with("PATH=")) path = entry.substr(5);
+  std::vector<std::string> out;
+  std::istringstream directories(path);
+  for (std::string directory; std::getline(directories, directory, ':');)
+    out.push_back((directory.empty() ? "." : directory) + "/" + command);
+  if (out.empty()) out.push_back(command);
+  return out;
+}
+
+Result<pid_t> launch_job(const wire::JobSpec& spec, const StdioRelay& stdio, int terminal,
+                         Cgroup& group) {
+  if (spec.argv().empty()) return fail(ErrorCode::kInvalidArgument, "no command");
+  SpawnOptions options;
+  options.argv.assign(spec.argv().begin(), spec.argv().end());
+  options.environment.assign(spec.environment().begin(), spec.environment().end());
+  options.programs = program_candidates(options.argv[0], options.environment);
+  options.descriptors = stdio.job_descriptors();
+  options.cgroup_fd = group.directory_fd();
+  ChildSetup setup = make_setup(spec, terminal);
+  auto pid = spawn(options, [&setup] { return set_up_child(setup); });
+  if (!pid && pid.error().code != ErrorCode::kExecNotFound &&
+      pid.error().code != ErrorCode::kExecDenied)
+    return std::unexpected(
+        std::move(pid).error().in(std::format("as uid {} in {}", setup.uid, setup.directory)));
+  return pid;
+}
+
+}  // namespace gestalt

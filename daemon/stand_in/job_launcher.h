@@ -1,0 +1,24 @@
+// Starts a job's program as its user.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/cgroup.h"
+#include "common/proto/control.pb.h"
+#include "common/result.h"
+#include "daemon/stand_in/stdio_relay.h"
+
+namespace gestalt {
+
+// The program becomes a child of this process, the leader of a process group of its own
+// and the terminal's foreground, a member of `group`, with the job's identity, limits,
+// directory and environment. kExecNotFound and kExecDenied as execvp(3) has them.
+[[nodiscard]] Result<pid_t> launch_job(const wire::JobSpec& spec, const StdioRelay& stdio,
+                                       int terminal, Cgroup& group);
+
+// The paths that execvp(3) would try for this command in this environment.
+[[nodiscard]] std::vector<std::string> program_candidates(
+    const std::string& command, const std::vector<std::string>& environment);
+
+}  // namespace gestalt

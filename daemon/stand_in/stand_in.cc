@@ -1,0 +1,288 @@
+#include "daemon/stand_in/stand_in.h"
+
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <ctime>
+
+#include "common/log.h"
+#include "common/paths.h"
+#include "daemon/stand_in/job_launcher.h"
+
+namespace gestalt {
+namespace {
+
+constexpr auto kHangUpGrace = std::chrono::seconds(2);
+
+std::string command_text(const wire::JobSpec& spec) {
+  std::string text;
+  for (const auto& argument : spec.argv()) text += (text.empty() ? "" : " ") + argument;
+  // The wire's string fields are UTF-8; bytes that are not are shown, not sent.
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) >= 128 || static_cast<unsigned char>(c) < 32) c = '?';
+  return text.substr(0, 4096);
+}
+
+}  // namespace
+
+StandIn::StandIn(std::uint64_t job_id, std::uint64_t migration_id)
+    : caller_(loop_),
+      agent_(
+          loop_, [this](wire::Message message) { on_message(std::move(message)); },
+          [this] { return make_hello(); }),
+      job_id_(job_id),
+      incoming_id_(migration_id) {
+  job_.set_job_id(job_id);
+  job_.set_stand_in_pid(static_cast<std::uint32_t>(::getpid()));
+}
+
+StandIn::~StandIn() = default;
+
+Result<void> StandIn::start() {
+  // Orphans of the job stay below us, so that their end is seen.
+  if (::prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return fail_errno(errno, "become a subreaper");
+  sigset_t blocked;
+  sigfillset(&blocked);
+  (void)::sigprocmask(SIG_SETMASK, &blocked, nullptr);
+  sigset_t read;
+  sigemptyset(&read);
+  sigaddset(&read, SIGCHLD);
+  signals_ = Fd(::signalfd(-1, &read, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_) return fail_errno(errno, "make a signal descriptor");
+  loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_child_events(); });
+  GESTALT_ASSIGN(auto group, Cgroup::create(job_cgroup_name(job_id_)));
+  group_ = std::move(group);
+  stdio_ = std::make_unique<StdioRelay>(
+      loop_, job_id_, [this](const wire::Message& message) { agent_.send(message); });
+  agent_.connect();
+  return {};
+}
+
+wire::JobInfo StandIn::job_info() const {
+  wire::JobInfo info = job_;
+  info.set_pid(static_cast<std::uint32_t>(root_));
+  info.set_state(exit_ready_  ? wire::JOB_EXITED
+                 : migration_ ? wire::JOB_MIGRATING
+                 : root_ != 0 ? wire::JOB_RUNNING
+                              : wire::JOB_STARTING);
+  if (root_status_) info.set_wait_status(static_cast<std::uint32_t>(*root_status_));
+  return info;
+}
+
+wire::Message StandIn::make_hello() {
+  wire::Message message;
+  auto& hello = *message.mutable_stand_in_hello();
+  hello.set_job_id(job_id_);
+  hello.set_stand_in_pid(static_cast<std::uint32_t>(::getpid()));
+  hello.set_migration_id(root_ == 0 ? incoming_id_ : 0);
+  *hello.mutable_job() = job_info();
+  hello.set_exited(exit_ready_ && !exit_acknowledged_);
+  if (migration_) *hello.add_migrations() = pending_outcome();
+  if (migration_ && migration_->asked)
+    // The question may have been lost with the old connection.
+    loop_.defer([this] { ask_again(); });
+  return message;
+}
+
+void StandIn::reply(const wire::Message& request, wire::Message answer) {
+  if (request.request_id() == 0) return;
+  answer.set_request_id(request.request_id());
+  answer.set_is_reply(true);
+  agent_.send(answer);
+}
+
+void StandIn::on_message(wire::Message message) {
+  switch (message.body_case()) {
+    case wire::Message::kStartJob:
+      return start_job(message.start_job().spec());
+    case wire::Message::kStdioData:
+      return stdio_->on_data(message.stdio_data());
+    case wire::Message::kStdioAck:
+      return stdio_->on_ack(message.stdio_ack());
+    case wire::Message::kJobWindow:
+      return stdio_->resize(message.job_window().window());
+    case wire::Message::kJobResync:
+      return stdio_->resync();
+    case wire::Message::kJobSignal: {
+      wire::LateSignal signal;
+      signal.set_signal(message.job_signal().signal());
+      signal.set_to_group(message.job_signal().to_group());
+      return deliver(signal);
+    }
+    case wire::Message::kNodeKillRequest:
+      return on_node_kill(message);
+    case wire::Message::kJobAbandon:
+      return abandon();
+    case wire::Message::kJobExitAck:
+      exit_acknowledged_ = true;
+      return leave_when_empty();
+    case wire::Message::kStartOutgoing:
+      return start_outgoing(message);
+    case wire::Message::kPrepareIncoming:
+      return start_incoming(message);
+    case wire::Message::kMigrationVerdict:
+      if (migration_ && migration_->id == message.migration_verdict().migration_id())
+        migration_->verdict.put(from_wire(message.migration_verdict().verdict()));
+      return;
+    case wire::Message::kMigrationCancel:
+      return cancel_migration(message.migration_cancel().migration_id());
+    default:
+      return;
+  }
+}
+
+void StandIn::start_job(const wire::JobSpec& spec) {
+  if (root_ != 0) return;  // asked twice
+  identity_ = spec.identity();
+  job_.set_uid(identity_.uid());
+  job_.set_command(command_text(spec));
+  job_.set_started_unix_seconds(static_cast<std::uint64_t>(::time(nullptr)));
+  auto made = stdio_->create(spec.stdio(), identity_.uid());
+  if (!made) return report_start_failure(made.error());
+  int terminal = stdio_->terminal() != nullptr ? stdio_->terminal()->slave() : -1;
+  auto pid = launch_job(spec, *stdio_, terminal, *group_);
+  if (!pid) return report_start_failure(pid.error());
+  root_ = *pid;
+  stdio_->start();
+  log::info("job started", log::field("job", job_id_), log::field("pid", root_),
+            log::field("uid", identity_.uid()));
+  wire::Message message;
+  message.mutable_job_started()->set_job_id(job_id_);
+  message.mutable_job_started()->set_pid(static_cast<std::uint32_t>(root_));
+  message.mutable_job_started()->set_stand_in_pid(static_cast<std::uint32_t>(::getpid()));
+  agent_.send(message);
+}
+
+void StandIn::report_start_failure(const Error& error) {
+  wire::Message message;
+  message.mutable_job_start_failed()->set_job_id(job_id_);
+  *message.mutable_job_start_failed()->mutable_error() = to_wire(error);
+  agent_.send(message);
+  leave();
+}
+
+void StandIn::deliver(const wire::LateSignal& signal) {
+  if (holding_signals_) {
+    held_signals_.push_back(signal);
+  } else {
+    signal_now(signal);
+  }
+}
+
+void StandIn::signal_now(const wire::LateSignal& signal) {
+  int number = static_cast<int>(signal.signal());
+  if (number <= 0 || number > SIGRTMAX) return;
+  pid_t pid = signal.pid() != 0 ? static_cast<pid_t>(signal.pid()) : root_;
+  // The root's pid is only ours to signal until its status has been collected.
+  if (pid <= 0 || (pid == root_ && root_status_)) return;
+  (void)::kill(signal.to_group() ? -pid : pid, number);
+}
+
+void StandIn::deliver_held_signals() {
+  holding_signals_ = false;
+  for (const auto& signal : std::exchange(held_signals_, {})) signal_now(signal);
+}
+
+void StandIn::on_node_kill(const wire::Message& message) {
+  const auto& request = message.node_kill_request();
+  wire::LateSignal signal;
+  signal.set_pid(request.pid());
+  signal.set_signal(request.signal());
+  wire::Message answer;
+  answer.mutable_empty();
+  auto members = group_->processes();
+  auto pid = static_cast<pid_t>(request.pid());
+  if (!members || std::ranges::find(*members, pid) == members->end()) {
+    *answer.mutable_error() = to_wire(
+        Error{ErrorCode::kGone, std::format("process {} does not exist", request.pid()), {}});
+  } else if (request.signal() != 0) {
+    deliver(signal);
+  }
+  reply(message, std::move(answer));
+}
+
+void StandIn::on_child_events() {
+  signalfd_siginfo info;
+  while (::read(signals_.get(), &info, sizeof info) == sizeof info) {
+  }
+  int status = 0;
+  if (root_ > 0 && !root_status_)
+    while (!root_status_ && ::waitpid(root_, &status, WNOHANG | WUNTRACED | WCONTINUED) > 0)
+      on_root_status(status);
+  // Other children are the job's orphans, or CRIU's, for which the engine waits itself.
+  if (!migration_)
+    while (::waitpid(-1, &status, WNOHANG) > 0) {
+    }
+  leave_when_empty();
+}
+
+void StandIn::on_root_status(int status) {
+  wire::Message message;
+  if (WIFSTOPPED(status)) {
+    message.mutable_job_stopped()->set_job_id(job_id_);
+    message.mutable_job_stopped()->set_signal(static_cast<std::uint32_t>(WSTOPSIG(status)));
+    agent_.send(message);
+  } else if (WIFCONTINUED(status)) {
+    message.mutable_job_continued()->set_job_id(job_id_);
+    agent_.send(message);
+  } else {
+    root_status_ = status;
+    // While it moves, only the engine knows whether this was the end of the job.
+    if (!migration_) root_ended();
+  }
+}
+
+void StandIn::root_ended() {
+  log::info("job ended", log::field("job", job_id_), log::field("status", *root_status_));
+  stdio_->finish([this] {
+    exit_ready_ = true;
+    send_exit();
+  });
+}
+
+void StandIn::send_exit() {
+  if (!exit_ready_ || exit_acknowledged_) return;
+  wire::Message message;
+  message.mutable_job_exited()->set_job_id(job_id_);
+  message.mutable_job_exited()->set_wait_status(static_cast<std::uint32_t>(*root_status_));
+  agent_.send(message);
+}
+
+void StandIn::abandon() {
+  if (abandoned_) return;
+  abandoned_ = true;
+  log::info("client gone: ending the job", log::field("job", job_id_));
+  stdio_->abandon();
+  wire::LateSignal hang_up;
+  hang_up.set_signal(SIGHUP);
+  hang_up.set_to_group(true);
+  deliver(hang_up);
+  (void)loop_.after(kHangUpGrace, [this] {
+    if (!root_status_ && !migration_) (void)group_->kill();
+  });
+}
+
+// What is left of the job when its root has ended keeps its stand-in, as its parent.
+void StandIn::leave_when_empty() {
+  if (!exit_acknowledged_) return;
+  auto members = group_->processes();
+  if (members && !members->empty()) return;
+  leave();
+}
+
+void StandIn::leave() {
+  (void)group_->remove();
+  // What was sent last has to reach gestaltd; it does at once, if it lives.
+  if (agent_.flushed()) {
+    loop_.stop();
+  } else {
+    (void)loop_.after(milliseconds(20), [this] { leave(); });
+  }
+}
+
+}  // namespace gestalt

@@ -1,0 +1,117 @@
+// A job's parent stand-in: the process that represents the job's absent parent (the
+// user's `gestalt run`) on the node where the job runs. It starts the job's root, is
+// its session's leader, relays its stdio, delivers its signals, collects its exit
+// status, and owns both ends of its migrations. One job, one stand-in; at the
+// destination of a migration a new one takes over under the same pid.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "common/cgroup.h"
+#include "common/event_loop.h"
+#include "common/proto/control.pb.h"
+#include "common/proto/handover.pb.h"
+#include "daemon/stand_in/agent_link.h"
+#include "daemon/stand_in/loop_caller.h"
+#include "daemon/stand_in/stdio_relay.h"
+#include "daemon/stand_in/verdict_box.h"
+#include "migrate/destination.h"
+#include "migrate/source.h"
+
+namespace gestalt {
+
+class StandIn final : public SourceHost, public DestinationHost {
+ public:
+  // `migration_id` 0: for a new job; else made for that incoming migration.
+  StandIn(std::uint64_t job_id, std::uint64_t migration_id);
+  ~StandIn() override;
+
+  [[nodiscard]] Result<void> start();
+  void run() { loop_.run(); }
+
+ private:
+  struct Migration {
+    std::uint64_t id = 0;
+    wire::MigrationOutcome::Role role = wire::MigrationOutcome::SOURCE;
+    wire::MigrationOutcome::State reported = wire::MigrationOutcome::PENDING;
+    std::unique_ptr<MigrationSource> source;
+    std::unique_ptr<MigrationDestination> destination;
+    bool asked = false;
+    VerdictBox verdict;
+    std::jthread thread;
+  };
+
+  // stand_in.cc: the job
+  void on_message(wire::Message message);
+  [[nodiscard]] wire::Message make_hello();
+  [[nodiscard]] wire::JobInfo job_info() const;
+  void start_job(const wire::JobSpec& spec);
+  void report_start_failure(const Error& error);
+  void deliver(const wire::LateSignal& signal);
+  void signal_now(const wire::LateSignal& signal);
+  void deliver_held_signals();
+  void on_node_kill(const wire::Message& message);
+  void on_child_events();
+  void on_root_status(int status);
+  void root_ended();
+  void send_exit();
+  void abandon();
+  void leave_when_empty();
+  void leave();
+  void reply(const wire::Message& request, wire::Message answer);
+
+  // stand_in_migration.cc: moving it
+  void start_outgoing(const wire::Message& message);
+  void start_incoming(const wire::Message& message);
+  void ask_again();
+  void cancel_migration(std::uint64_t migration_id);
+  void outgoing_finished(Result<MigrationReport> outcome);
+  void incoming_finished(Result<void> outcome);
+  void report_outcome(wire::MigrationOutcome::State state, const Error* error,
+                      const MigrationReport* report);
+  [[nodiscard]] wire::MigrationOutcome pending_outcome() const;
+  [[nodiscard]] MigrationParameters parameters_of(std::uint64_t id, const std::string& secret,
+                                                  const wire::MigrationOptions& options) const;
+
+  // SourceHost, DestinationHost: on the engine's thread
+  void before_freeze() override;
+  Result<std::string> freeze_io() override;
+  void resume_io() override;
+  Result<Verdict> ask(Deadline deadline) override;
+  Verdict await_outcome() override;
+  void progress(std::string_view phase, std::uint64_t done_bytes,
+                std::uint64_t total_bytes) override;
+  void listening(std::uint16_t port) override;
+  Result<RestorePlan> prepare_io(const std::string& handover) override;
+  Result<Verdict> await_verdict(Deadline deadline) override;
+  Result<void> before_resume(pid_t root) override;
+  void resumed(pid_t root) override;
+  Result<Verdict> await_confirmation(Deadline deadline) override;
+
+  EventLoop loop_;
+  LoopCaller caller_;
+  AgentLink agent_;
+  Fd signals_;
+  std::uint64_t job_id_;
+  std::uint64_t incoming_id_;
+  std::optional<Cgroup> group_;
+  std::unique_ptr<StdioRelay> stdio_;
+  wire::JobInfo job_;
+  wire::Identity identity_;
+  pid_t root_ = 0;
+  std::optional<int> root_status_;
+  std::string root_node_;
+  bool exit_ready_ = false;  // root ended and its output is with the client
+  bool exit_acknowledged_ = false;
+  bool abandoned_ = false;
+  bool io_frozen_ = false;
+  bool holding_signals_ = false;
+  std::list<wire::LateSignal> held_signals_;
+  std::optional<Migration> migration_;
+  wire::Message incoming_request_;  // PrepareIncoming, answered once we listen
+};
+
+}  // namespace gestalt

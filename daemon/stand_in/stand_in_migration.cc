@@ -1,0 +1,282 @@
+// The stand-in's part in migrations, at both ends.
+
+#include <csignal>
+
+#include "common/fault.h"
+#include "common/log.h"
+#include "common/paths.h"
+#include "daemon/stand_in/stand_in.h"
+
+namespace gestalt {
+namespace {
+
+constexpr double kDefaultTimeoutSeconds = 60;
+
+wire::Message error_answer(const Error& error) {
+  wire::Message message;
+  *message.mutable_error() = to_wire(error);
+  return message;
+}
+
+}  // namespace
+
+MigrationParameters StandIn::parameters_of(std::uint64_t id, const std::string& secret,
+                                           const wire::MigrationOptions& options) const {
+  MigrationParameters parameters;
+  parameters.migration_id = id;
+  parameters.secret = secret;
+  parameters.image_directory =
+      options.image_directory().empty() ? paths::kImageDirectory : options.image_directory();
+  double seconds =
+      options.timeout_seconds() > 0 ? options.timeout_seconds() : kDefaultTimeoutSeconds;
+  parameters.deadline = deadline_in(
+      std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)));
+  return parameters;
+}
+
+// ------------------------------------------------------------------ source
+
+void StandIn::start_outgoing(const wire::Message& message) {
+  const auto& request = message.start_outgoing();
+  wire::Message accepted;
+  accepted.mutable_empty();
+  if (migration_)
+    return reply(message, error_answer({ErrorCode::kBusy, "a migration is under way", {}}));
+  if (root_ == 0 || root_status_) {
+    return reply(message, error_answer({ErrorCode::kGone, "the process has ended", {}}));
+  }
+  reply(message, accepted);
+  migration_.emplace();
+  migration_->id = request.migration_id();
+  root_node_ = request.destination();
+  SourceUnit unit;
+  unit.root = root_;
+  unit.group = &*group_;
+  unit.address = request.address();
+  unit.port = static_cast<std::uint16_t>(request.port());
+  migration_->source = std::make_unique<MigrationSource>(
+      parameters_of(request.migration_id(), request.secret(), request.options()), std::move(unit),
+      *this);
+  migration_->thread = std::jthread([this, source = migration_->source.get()] {
+    auto outcome = source->run();
+    caller_.post(
+        [this, outcome = std::move(outcome)]() mutable { outgoing_finished(std::move(outcome)); });
+  });
+}
+
+void StandIn::outgoing_finished(Result<MigrationReport> outcome) {
+  migration_->thread.join();
+  if (!outcome) {
+    report_outcome(wire::MigrationOutcome::FAILED, &outcome.error(), nullptr);
+    migration_.reset();
+    on_child_events();
+    if (root_status_) root_ended();
+    return;
+  }
+  report_outcome(wire::MigrationOutcome::DONE, nullptr, &*outcome);
+  log::info("job moved away", log::field("job", job_id_), log::field("to", root_node_),
+            log::field("freeze_seconds", outcome->freeze_seconds));
+  migration_.reset();
+  // The processes here have been killed; once they are reaped, this pid is free again.
+  exit_acknowledged_ = true;
+  on_child_events();
+}
+
+void StandIn::before_freeze() {
+  caller_.call([this] { holding_signals_ = true; });
+}
+
+Result<std::string> StandIn::freeze_io() {
+  return caller_.call([this]() -> Result<std::string> {
+    io_frozen_ = true;
+    wire::HandOver hand_over;
+    *hand_over.mutable_job() = job_info();
+    *hand_over.mutable_identity() = identity_;
+    GESTALT_ASSIGN(auto pids, group_->processes());
+    GESTALT_TRY(stdio_->freeze(pids, hand_over));
+    return hand_over.SerializeAsString();
+  });
+}
+
+void StandIn::resume_io() {
+  caller_.call([this] {
+    if (std::exchange(io_frozen_, false)) stdio_->thaw();
+    deliver_held_signals();
+  });
+}
+
+Result<Verdict> StandIn::ask(Deadline deadline) {
+  caller_.call([this] {
+    migration_->asked = true;
+    ask_again();
+  });
+  auto verdict = migration_->verdict.await_decision(deadline);
+  if (!verdict) return fail(ErrorCode::kTimeout, "the leader did not decide in time");
+  return *verdict;
+}
+
+void StandIn::ask_again() {
+  if (!migration_) return;
+  wire::Message message;
+  message.mutable_migration_ask()->set_migration_id(migration_->id);
+  agent_.send(message);
+}
+
+Verdict StandIn::await_outcome() {
+  return migration_->verdict.await_final(Deadline::max()).value_or(Verdict::kRolledBack);
+}
+
+void StandIn::progress(std::string_view phase, std::uint64_t done_bytes,
+                       std::uint64_t total_bytes) {
+  caller_.post([this, phase = std::string(phase), done_bytes, total_bytes] {
+    if (!migration_) return;
+    wire::Message message;
+    auto& progress = *message.mutable_migration_progress();
+    progress.set_migration_id(migration_->id);
+    progress.set_phase(phase);
+    progress.set_bytes_done(done_bytes);
+    progress.set_bytes_total(total_bytes);
+    agent_.send(message);
+  });
+}
+
+void StandIn::cancel_migration(std::uint64_t migration_id) {
+  if (!migration_ || migration_->id != migration_id) return;
+  migration_->verdict.put(Verdict::kDenied);
+  if (migration_->source) migration_->source->cancel();
+  if (migration_->destination) migration_->destination->cancel();
+}
+
+// ------------------------------------------------------------- destination
+
+void StandIn::start_incoming(const wire::Message& message) {
+  const auto& request = message.prepare_incoming();
+  if (migration_ || root_ != 0)
+    return reply(message, error_answer({ErrorCode::kBusy, "this stand-in has a job", {}}));
+  incoming_request_ = message;
+  migration_.emplace();
+  migration_->id = request.migration_id();
+  migration_->role = wire::MigrationOutcome::DESTINATION;
+  migration_->destination = std::make_unique<MigrationDestination>(
+      parameters_of(request.migration_id(), request.secret(), request.options()),
+      request.listen_address(), static_cast<std::uint16_t>(request.listen_port()), *group_, *this);
+  migration_->thread = std::jthread([this, destination = migration_->destination.get()] {
+    auto outcome = destination->run();
+    caller_.post(
+        [this, outcome = std::move(outcome)]() mutable { incoming_finished(std::move(outcome)); });
+  });
+}
+
+void StandIn::listening(std::uint16_t port) {
+  caller_.post([this, port] {
+    wire::Message answer;
+    auto& ready = *answer.mutable_incoming_ready();
+    ready.set_migration_id(migration_->id);
+    ready.set_address(incoming_request_.prepare_incoming().listen_address());
+    ready.set_port(port);
+    reply(incoming_request_, std::move(answer));
+    incoming_request_.Clear();
+  });
+}
+
+Result<RestorePlan> StandIn::prepare_io(const std::string& handover) {
+  return caller_.call([this, &handover]() -> Result<RestorePlan> {
+    wire::HandOver hand_over;
+    if (!hand_over.ParseFromString(handover) || hand_over.job().job_id() != job_id_)
+      return fail(ErrorCode::kProtocol, "the hand-over makes no sense");
+    auto stand_in_pid = job_.stand_in_pid();
+    job_ = hand_over.job();
+    job_.set_stand_in_pid(stand_in_pid);
+    identity_ = hand_over.identity();
+    GESTALT_ASSIGN(auto plan, stdio_->restore(hand_over));
+    plan.root = static_cast<pid_t>(hand_over.job().pid());
+    return plan;
+  });
+}
+
+Result<Verdict> StandIn::await_verdict(Deadline deadline) {
+  auto verdict = migration_->verdict.await_decision(deadline);
+  if (!verdict) return fail(ErrorCode::kTimeout, "the leader did not decide in time");
+  return *verdict;
+}
+
+Result<void> StandIn::before_resume(pid_t root) {
+  return caller_.call([this, root]() -> Result<void> {
+    root_ = root;
+    return stdio_->before_resume();
+  });
+}
+
+void StandIn::resumed(pid_t) {
+  caller_.call([this] {
+    migration_->reported = wire::MigrationOutcome::RESUMED;
+    wire::Message message;
+    *message.mutable_migration_outcome() = pending_outcome();
+    agent_.send(message);
+  });
+}
+
+Result<Verdict> StandIn::await_confirmation(Deadline deadline) {
+  auto verdict = migration_->verdict.await_final(deadline);
+  if (!verdict) return fail(ErrorCode::kTimeout, "the leader did not confirm in time");
+  return *verdict;
+}
+
+void StandIn::incoming_finished(Result<void> outcome) {
+  migration_->thread.join();
+  if (!outcome) {
+    if (incoming_request_.has_prepare_incoming())
+      reply(incoming_request_, error_answer(outcome.error()));
+    report_outcome(wire::MigrationOutcome::FAILED, &outcome.error(), nullptr);
+    migration_.reset();
+    // Nothing of the job is here: reap what was killed, and go.
+    root_status_ = 0;
+    exit_acknowledged_ = true;
+    return on_child_events();
+  }
+  log::info("job moved in", log::field("job", job_id_), log::field("pid", root_));
+  migration_.reset();
+  stdio_->start();
+  stdio_->resync();
+  on_child_events();
+  if (root_status_) root_ended();
+}
+
+// ------------------------------------------------------------------- both
+
+wire::MigrationOutcome StandIn::pending_outcome() const {
+  wire::MigrationOutcome outcome;
+  outcome.set_migration_id(migration_->id);
+  outcome.set_job_id(job_id_);
+  outcome.set_role(migration_->role);
+  outcome.set_state(migration_->reported);
+  outcome.set_pid(static_cast<std::uint32_t>(root_));
+  return outcome;
+}
+
+void StandIn::report_outcome(wire::MigrationOutcome::State state, const Error* error,
+                             const MigrationReport* report) {
+  wire::Message message;
+  auto& outcome = *message.mutable_migration_outcome();
+  outcome = pending_outcome();
+  outcome.set_state(state);
+  if (error != nullptr) *outcome.mutable_error() = to_wire(*error);
+  if (report != nullptr) {
+    auto& stats = *outcome.mutable_stats();
+    stats.set_migration_id(migration_->id);
+    stats.set_pid(static_cast<std::uint32_t>(root_));
+    stats.set_freeze_seconds(report->freeze_seconds);
+    stats.set_total_seconds(report->total_seconds);
+    stats.set_wire_bytes(report->wire_bytes);
+    stats.set_pages_sent(report->pages_sent);
+    stats.set_pages_zero(report->pages_zero);
+    stats.set_state_bytes(report->state_bytes);
+    stats.set_processes(report->processes);
+    stats.set_threads(report->threads);
+    for (const auto& signal : std::exchange(held_signals_, {}))
+      *outcome.add_late_signals() = signal;
+  }
+  agent_.send(message);
+}
+
+}  // namespace gestalt

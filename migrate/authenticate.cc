@@ -1,0 +1,67 @@
+#include <endian.h>
+#include <openssl/crypto.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
+
+#include <array>
+#include <cstring>
+
+#include "migrate/page_wire.h"
+
+namespace gestalt {
+namespace {
+
+constexpr std::size_t kNonceBytes = 32;
+constexpr std::size_t kProofBytes = 32;
+using Nonce = std::array<std::byte, kNonceBytes>;
+using Proof = std::array<std::byte, kProofBytes>;
+
+Result<Proof> prove(std::string_view secret, PageRole role, const Nonce& own, const Nonce& peer) {
+  std::string text =
+      role == PageRole::kSource ? "gestalt page source " : "gestalt page destination ";
+  text.append(reinterpret_cast<const char*>(own.data()), own.size());
+  text.append(reinterpret_cast<const char*>(peer.data()), peer.size());
+  Proof proof;
+  unsigned int length = proof.size();
+  if (::HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()),
+             reinterpret_cast<const unsigned char*>(text.data()), text.size(),
+             reinterpret_cast<unsigned char*>(proof.data()), &length) == nullptr ||
+      length != proof.size())
+    return fail(ErrorCode::kInternal, "compute an HMAC");
+  return proof;
+}
+
+}  // namespace
+
+Result<void> authenticate(PageConnection& connection, PageRole role, std::string_view secret,
+                          Deadline deadline) {
+  if (secret.size() < 32) return fail(ErrorCode::kInvalidArgument, "the migration has no secret");
+  Nonce own;
+  if (::RAND_bytes(reinterpret_cast<unsigned char*>(own.data()), own.size()) != 1)
+    return fail(ErrorCode::kInternal, "no random numbers");
+  std::vector<std::byte> hello(4);
+  std::uint32_t version = htobe32(kPageProtocolVersion);
+  std::memcpy(hello.data(), &version, 4);
+  hello.insert(hello.end(), own.begin(), own.end());
+  GESTALT_TRY(connection.send(FrameType::kHello, 0, hello, deadline));
+
+  std::vector<std::byte> payload;
+  GESTALT_TRY(connection.expect(FrameType::kHello, payload, deadline));
+  if (payload.size() != hello.size() || std::memcmp(payload.data(), &version, 4) != 0)
+    return fail(ErrorCode::kProtocol, "the other node speaks another page protocol",
+                "run the same Gestalt version on all nodes");
+  Nonce peer;
+  std::memcpy(peer.data(), payload.data() + 4, peer.size());
+
+  GESTALT_ASSIGN(auto proof, prove(secret, role, own, peer));
+  GESTALT_TRY(connection.send(FrameType::kProof, 0, proof, deadline));
+  GESTALT_TRY(connection.expect(FrameType::kProof, payload, deadline));
+  auto other = role == PageRole::kSource ? PageRole::kDestination : PageRole::kSource;
+  GESTALT_ASSIGN(auto wanted, prove(secret, other, peer, own));
+  if (payload.size() != wanted.size() ||
+      ::CRYPTO_memcmp(payload.data(), wanted.data(), wanted.size()) != 0)
+    return fail(ErrorCode::kPermission, "the peer does not know this migration's secret");
+  return {};
+}
+
+}  // namespace gestalt

@@ -1,0 +1,123 @@
+#include "migrate/criu_client.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <sstream>
+
+namespace gestalt {
+namespace {
+
+constexpr char kCriuProgram[] = "/usr/sbin/criu";
+constexpr std::size_t kMaxResponseBytes = 64U << 10;
+
+Error criu_error(const criu_resp& response, const std::string& log_path) {
+  Error error{ErrorCode::kSystem, "CRIU failed", {}};
+  if (response.has_cr_errmsg()) error.message += ": " + response.cr_errmsg();
+  auto log = read_file(log_path);
+  std::string lines = log ? first_criu_errors(*log) : std::string();
+  if (!lines.empty()) error.message += ": " + lines;
+  if (lines.contains("No space left") || response.cr_errno() == ENOSPC) {
+    error.code = ErrorCode::kNoSpace;
+    error.remedy = "make room for the images below /run, or set migration.image_directory";
+  }
+  if (response.cr_errno() == ESRCH) error.code = ErrorCode::kGone;
+  return error;
+}
+
+}  // namespace
+
+std::string first_criu_errors(const std::string& log) {
+  std::istringstream lines(log);
+  std::string out;
+  int count = 0;
+  for (std::string line; std::getline(lines, line) && count < 3;) {
+    auto found = line.find("Error (");
+    if (found == std::string::npos) continue;
+    out += (count++ > 0 ? "; " : "") + line.substr(found);
+  }
+  return out.substr(0, 600);
+}
+
+Result<CriuClient> CriuClient::start(const CriuStart& options) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+    return fail_errno(errno, "make CRIU's socket");
+  Fd ours(ends[0]);
+  Fd theirs(ends[1]);
+  SpawnOptions spawn_options;
+  spawn_options.argv = {kCriuProgram, "swrk", std::to_string(kCriuRpcDescriptor)};
+  spawn_options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  spawn_options.descriptors = options.descriptors;
+  spawn_options.descriptors.emplace_back(theirs.get(), kCriuRpcDescriptor);
+  spawn_options.cgroup_fd = options.cgroup_fd;
+  auto pid = spawn(spawn_options);
+  if (!pid) return std::unexpected(std::move(pid).error().in("start CRIU"));
+  return CriuClient(*pid, std::move(ours));
+}
+
+CriuClient::~CriuClient() { end(); }
+
+void CriuClient::end() {
+  if (!socket_) return;
+  socket_.reset();  // swrk ends at the end of its socket
+  if (!wait_child(pid_, deadline_in(milliseconds(500)))) {
+    (void)::kill(pid_, SIGKILL);
+    (void)wait_child(pid_, deadline_in(std::chrono::seconds(5)));
+  }
+}
+
+Result<criu_resp> CriuClient::receive(Deadline deadline) {
+  GESTALT_TRY(wait_for(socket_.get(), POLLIN, deadline));
+  std::string buffer(kMaxResponseBytes, '\0');
+  ssize_t count = ::recv(socket_.get(), buffer.data(), buffer.size(), 0);
+  if (count < 0) return fail_errno(errno, "read CRIU's response");
+  if (count == 0) return fail(ErrorCode::kUnavailable, "CRIU ended without a response");
+  criu_resp response;
+  if (!response.ParseFromArray(buffer.data(), static_cast<int>(count)))
+    return fail(ErrorCode::kProtocol, "CRIU's response makes no sense");
+  return response;
+}
+
+Result<criu_resp> CriuClient::request(const criu_req& request, const Notify& notify,
+                                      const std::string& log_path, Deadline deadline) {
+  std::string bytes = request.SerializeAsString();
+  if (::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0)
+    return fail_errno(errno, "send a request to CRIU");
+  Result<void> noticed;
+  while (true) {
+    auto response = receive(deadline);
+    if (!noticed && (!response || response->type() != NOTIFY))
+      return std::unexpected(std::move(noticed).error());
+    if (!response) return response;
+    if (response->type() != NOTIFY) {
+      if (!response->success()) return std::unexpected(criu_error(*response, log_path));
+      return response;
+    }
+    if (noticed && notify) noticed = notify(response->notify().script());
+    criu_req acknowledgement;
+    acknowledgement.set_type(NOTIFY);
+    acknowledgement.set_notify_success(noticed.has_value());
+    bytes = acknowledgement.SerializeAsString();
+    if (::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0 && noticed)
+      return fail_errno(errno, "answer CRIU's notification");
+  }
+}
+
+Result<std::string> criu_version() {
+  GESTALT_ASSIGN(auto client, CriuClient::start({}));
+  criu_req request;
+  request.set_type(VERSION);
+  GESTALT_ASSIGN(auto response,
+                 client.request(request, nullptr, {}, deadline_in(std::chrono::seconds(5))));
+  const auto& version = response.version();
+  std::string text = std::format("{}.{}", version.major_number(), version.minor_number());
+  if (version.has_sublevel()) text += std::format(".{}", version.sublevel());
+  return text;
+}
+
+}  // namespace gestalt
