@@ -1,0 +1,271 @@
+#include "daemon/agent.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common/cgroup.h"
+#include "common/fd.h"
+#include "daemon/job_permission.h"
+#include "daemon/load.h"
+
+namespace gestalt {
+namespace {
+
+constexpr auto kInitTimeout = std::chrono::seconds(5);
+constexpr auto kReadoptTimeout = std::chrono::seconds(3);
+constexpr auto kStandInTimeout = std::chrono::seconds(5);
+constexpr auto kPrepareTimeout = std::chrono::seconds(8);  // the leader waits ten
+
+// The directory of a process in procfs serves as its pidfd: the signal reaches the very
+// process whose ids were checked, or nobody.
+Result<void> signal_process(int process_directory, std::uint32_t signal) {
+  if (::syscall(SYS_pidfd_send_signal, process_directory, static_cast<int>(signal), nullptr, 0) !=
+      0)
+    return fail_errno(errno, "send the signal");
+  return {};
+}
+
+Result<Fd> open_process(const std::string& proc, std::uint32_t pid) {
+  auto directory = open_file(std::format("{}/{}", proc, pid), O_RDONLY | O_DIRECTORY);
+  if (!directory && directory.error().code == ErrorCode::kNotFound)
+    return fail(ErrorCode::kNotFound, std::format("no process {}", pid));
+  return directory;
+}
+
+Result<void> check_may_signal(int process_directory, const wire::NodeKillRequest& request) {
+  auto status = read_file_at(process_directory, "status");
+  if (!status) return fail(ErrorCode::kNotFound, std::format("no process {}", request.pid()));
+  GESTALT_ASSIGN(auto ids, parse_status(*status));
+  if (request.pid() <= 1 || !may_signal(request.uid(), ids))
+    return fail(ErrorCode::kPermission, std::format("process {} is not yours", request.pid()));
+  return {};
+}
+
+}  // namespace
+
+Agent::Agent(asio::io_context& context, const Config& config, std::string criu_version)
+    : context_(context),
+      config_(config),
+      criu_version_(std::move(criu_version)),
+      cpus_(config.node.cpus > 0 ? config.node.cpus : usable_cpus()),
+      jobs_(context, config.node.name, JobCgroups(cgroup2_mount().value_or("")),
+            {.to_leader = [this](const wire::Message& message) { return link_.send(message); }}),
+      init_(context, {.socket = paths::kInitSocket, .program = paths::kInitProgram},
+            [this] { jobs_.all_gone(); }),
+      link_(context, config,
+            {.fill_hello =
+                 [this](wire::AgentHello& hello) {
+                   hello.set_criu(criu_version_);
+                   jobs_.fill_hello(hello);
+                 },
+             .on_welcome = [this](const wire::AgentWelcome& welcome) { on_welcome(welcome); },
+             .on_message = [this](wire::Message message) { on_leader_message(std::move(message)); },
+             .heartbeat = [this] { return heartbeat(); }}) {}
+
+Result<void> Agent::start() {
+  if (auto mount = cgroup2_mount(); !mount)
+    log::warning("jobs cannot be ended or moved", log::field("error", mount.error().text()));
+  GESTALT_TRY(jobs_.listen(paths::kAgentSocket));
+  asio::co_spawn(context_, begin(this), asio::detached);
+  return {};
+}
+
+// The hello to the leader says what runs here, so that is found out first.
+Awaitable<> Agent::begin(Agent* self) {
+  self->init_.start();
+  if (co_await self->init_.wait_ready(kInitTimeout)) co_await self->jobs_.readopt(kReadoptTimeout);
+  self->link_.start();
+}
+
+void Agent::stop() {
+  link_.stop("gestaltd stops");
+  jobs_.close();
+  init_.stop();
+}
+
+void Agent::on_welcome(const wire::AgentWelcome& welcome) {
+  pid_first_ = welcome.pid_first();
+  pid_last_ = welcome.pid_last();
+  init_.set_slice(pid_first_, pid_last_);
+  for (auto job_id : welcome.unknown_jobs())
+    jobs_.discard(job_id, "the leader has no record of it");
+  jobs_.hello_delivered();
+  jobs_.resync();
+}
+
+void Agent::on_leader_message(wire::Message message) {
+  switch (message.body_case()) {
+    case wire::Message::kHeartbeatAck:
+      return;
+    case wire::Message::kStartJob:
+      asio::co_spawn(context_,
+                     start_job(this, std::move(*message.mutable_start_job()->mutable_spec())),
+                     asio::detached);
+      return;
+    case wire::Message::kPrepareIncoming:
+      asio::co_spawn(context_,
+                     prepare_incoming(this, message.request_id(),
+                                      std::move(*message.mutable_prepare_incoming())),
+                     asio::detached);
+      return;
+    case wire::Message::kNodeKillRequest:
+      asio::co_spawn(context_, kill_task(this, message.request_id(), message.node_kill_request()),
+                     asio::detached);
+      return;
+    case wire::Message::kNodeTaskListRequest:
+      link_.reply(message.request_id(), task_list());
+      return;
+    case wire::Message::kFindPidRequest:
+      link_.reply(message.request_id(), find_pid(message.find_pid_request().pid()));
+      return;
+    default:
+      if (!jobs_.from_leader(message))
+        log::warning("message not understood", log::field("peer", "leader"),
+                     log::field("body", static_cast<int>(message.body_case())));
+  }
+}
+
+Awaitable<> Agent::start_job(Agent* self, wire::JobSpec spec) {
+  auto job_id = spec.job_id();
+  if (auto expected = self->jobs_.expect(spec); !expected) {
+    log::error("job refused", log::field("job", job_id),
+               log::field("error", expected.error().text()));
+    wire::Message message;
+    message.mutable_job_start_failed()->set_job_id(job_id);
+    *message.mutable_job_start_failed()->mutable_error() = to_wire(expected.error());
+    self->link_.send(message);
+    co_return;
+  }
+  // A node that has just joined may still be starting its init.
+  (void)co_await self->init_.wait_ready(kInitTimeout);
+  wire::SpawnStandIn request;
+  request.set_job_id(job_id);
+  auto spawned = co_await self->init_.spawn_stand_in(std::move(request));
+  if (!spawned) {
+    self->jobs_.start_failed(job_id, spawned.error());
+    co_return;
+  }
+  auto stand_in = co_await self->jobs_.wait_for_job(job_id);
+  if (!stand_in) {
+    self->jobs_.start_failed(job_id, stand_in.error());
+    co_return;
+  }
+  wire::Message message;
+  *message.mutable_start_job()->mutable_spec() = std::move(spec);
+  if (auto sent = (*stand_in)->send(message); !sent) self->jobs_.start_failed(job_id, sent.error());
+}
+
+Awaitable<Result<std::shared_ptr<Connection>>> Agent::incoming_stand_in(
+    const wire::PrepareIncoming& prepare) {
+  wire::SpawnStandIn request;
+  request.set_job_id(prepare.job_id());
+  request.set_pid(prepare.stand_in_pid());
+  request.set_migration_id(prepare.migration_id());
+  GESTALT_CO_TRY(co_await init_.spawn_stand_in(std::move(request)));
+  co_return co_await jobs_.wait_for_incoming(prepare.migration_id());
+}
+
+Awaitable<> Agent::prepare_incoming(Agent* self, std::uint64_t request_id,
+                                    wire::PrepareIncoming prepare) {
+  log::info("incoming migration", log::field("migration", prepare.migration_id()),
+            log::field("job", prepare.job_id()), log::field("pid", prepare.stand_in_pid()));
+  if (auto expected = self->jobs_.expect_incoming(prepare); !expected) {
+    self->link_.reply(request_id, std::unexpected(expected.error()));
+    co_return;
+  }
+  prepare.set_listen_address(self->link_.own_address());
+  auto stand_in = co_await self->incoming_stand_in(prepare);
+  Result<wire::Message> ready;
+  if (stand_in) {
+    wire::Message message;
+    *message.mutable_prepare_incoming() = prepare;
+    ready = co_await (*stand_in)->request(std::move(message), kPrepareTimeout);
+    if (ready && !ready->has_incoming_ready())
+      ready = fail(ErrorCode::kProtocol, "the stand-in gave a strange answer");
+  } else {
+    ready = std::unexpected(stand_in.error());
+  }
+  if (!ready) self->jobs_.incoming_failed(prepare.migration_id(), ready.error());
+  self->link_.reply(request_id, std::move(ready));
+}
+
+Awaitable<> Agent::kill_task(Agent* self, std::uint64_t request_id, wire::NodeKillRequest request) {
+  std::string proc = self->init_.proc();
+  if (proc.empty()) {
+    self->link_.reply(request_id,
+                      fail(ErrorCode::kNotFound, std::format("no process {}", request.pid())));
+    co_return;
+  }
+  auto process = open_process(proc, request.pid());
+  Result<void> done;
+  if (!process) {
+    done = std::unexpected(process.error());
+  } else {
+    done = check_may_signal(process->get(), request);
+  }
+  if (!done) {
+    self->link_.reply(request_id, std::unexpected(done.error()));
+    co_return;
+  }
+  std::uint64_t job_id = 0;
+  if (auto path = cgroup_path(proc, static_cast<pid_t>(request.pid())))
+    job_id = job_of_cgroup(*path);
+  auto stand_in = self->jobs_.stand_in_of(job_id);
+  if (stand_in && self->jobs_.stand_in_pid_of(job_id) != request.pid()) {
+    wire::Message message;
+    *message.mutable_node_kill_request() = request;
+    self->link_.reply(request_id, co_await stand_in->request(std::move(message), kStandInTimeout));
+    co_return;
+  }
+  done = signal_process(process->get(), request.signal());
+  self->link_.reply(request_id, done ? Result<wire::Message>(empty_message())
+                                     : Result<wire::Message>(std::unexpected(done.error())));
+}
+
+TaskView Agent::view() const {
+  return {.proc = init_.proc(),
+          .node = config_.node.name,
+          .pid_first = pid_first_,
+          .pid_last = pid_last_,
+          .roots = jobs_.roots()};
+}
+
+Result<wire::Message> Agent::task_list() const {
+  TaskView what = view();
+  wire::Message reply;
+  wire::TaskListReply& list = *reply.mutable_task_list_reply();
+  if (what.proc.empty()) return reply;
+  GESTALT_ASSIGN(auto tasks, list_tasks(what));
+  for (auto& task : tasks) *list.add_tasks() = std::move(task);
+  return reply;
+}
+
+Result<wire::Message> Agent::find_pid(std::uint32_t pid) const {
+  TaskView what = view();
+  wire::Message reply;
+  wire::FindPidReply& found = *reply.mutable_find_pid_reply();
+  if (what.proc.empty()) return reply;
+  if (auto task = read_task(what, pid)) {
+    found.set_found(true);
+    *found.mutable_task() = std::move(*task);
+  }
+  return reply;
+}
+
+wire::Heartbeat Agent::heartbeat() {
+  wire::Heartbeat load = measure_load(cpus_, init_.proc());
+  load.set_jobs(jobs_.running());
+  write_load_file(load);
+  return load;
+}
+
+void Agent::write_load_file(const wire::Heartbeat& load) {
+  std::string path = std::format("{}/{}", config_.paths.load_directory, config_.node.name);
+  auto written = replace_file(path, load_file_text(config_.node.name, load), 0644);
+  if (!written && !load_file_failed_)
+    log::warning("load file not written", log::field("error", written.error().text()));
+  load_file_failed_ = !written;
+}
+
+}  // namespace gestalt

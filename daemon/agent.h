@@ -1,0 +1,51 @@
+// The node agent: one on every node, the leader's included. Ties together the link to
+// the leader, the cluster init, and the jobs; answers the leader's questions.
+#pragma once
+
+#include "daemon/agent_init.h"
+#include "daemon/agent_jobs.h"
+#include "daemon/agent_link.h"
+#include "daemon/tasks.h"
+
+namespace gestalt {
+
+class Agent {
+ public:
+  // The configuration must outlive it.
+  Agent(asio::io_context& context, const Config& config, std::string criu_version);
+
+  [[nodiscard]] Result<void> start();
+  // Tells the leader; jobs and the cluster init stay.
+  void stop();
+
+ private:
+  static Awaitable<> begin(Agent* self);
+  static Awaitable<> start_job(Agent* self, wire::JobSpec spec);
+  static Awaitable<> prepare_incoming(Agent* self, std::uint64_t request_id,
+                                      wire::PrepareIncoming prepare);
+  static Awaitable<> kill_task(Agent* self, std::uint64_t request_id,
+                               wire::NodeKillRequest request);
+  [[nodiscard]] Awaitable<Result<std::shared_ptr<Connection>>> incoming_stand_in(
+      const wire::PrepareIncoming& prepare);
+
+  void on_welcome(const wire::AgentWelcome& welcome);
+  void on_leader_message(wire::Message message);
+  [[nodiscard]] Result<wire::Message> task_list() const;
+  [[nodiscard]] Result<wire::Message> find_pid(std::uint32_t pid) const;
+  [[nodiscard]] wire::Heartbeat heartbeat();
+  void write_load_file(const wire::Heartbeat& load);
+  [[nodiscard]] TaskView view() const;
+
+  asio::io_context& context_;
+  const Config& config_;
+  std::string criu_version_;
+  double cpus_ = 0;
+  AgentJobs jobs_;
+  InitClient init_;
+  LeaderLink link_;
+  std::uint32_t pid_first_ = 0;
+  std::uint32_t pid_last_ = 0;
+  bool load_file_failed_ = false;
+};
+
+}  // namespace gestalt

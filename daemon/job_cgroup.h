@@ -1,0 +1,30 @@
+// A job's cgroup, MOUNT/gestalt/job-ID: made by the stand-in, ended from here when the
+// stand-in cannot do it any more.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+
+#include "common/result.h"
+
+namespace gestalt {
+
+class JobCgroups {
+ public:
+  // `mount` is where cgroup2 is mounted; empty: there is none, nothing works.
+  explicit JobCgroups(std::string mount) : mount_(std::move(mount)) {}
+
+  [[nodiscard]] std::string directory(std::uint64_t job_id) const;
+  // SIGKILL to every process in it and below, frozen or not. No such cgroup: no error.
+  Result<void> kill(std::uint64_t job_id) const;
+  // Removes the empty ones of a job that is over; best effort.
+  void remove(std::uint64_t job_id) const;
+  // Jobs whose cgroup holds processes.
+  [[nodiscard]] std::set<std::uint64_t> populated() const;
+
+ private:
+  std::string mount_;
+};
+
+}  // namespace gestalt

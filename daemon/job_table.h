@@ -1,0 +1,62 @@
+// The leader's jobs: in memory for routing, in the store for restarts. Not thread-safe.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/clock.h"
+#include "daemon/store.h"
+
+namespace gestalt {
+
+using ClientId = std::uint64_t;  // 0: nobody
+
+struct Job {
+  JobRecord record;
+  ClientId owner = 0;        // the client connection that has its stdio
+  Deadline unowned_until{};  // valid while there is no owner: abandoned after it
+  bool abandoned = false;
+  [[nodiscard]] bool ended() const {
+    return record.state == wire::JOB_EXITED || record.state == wire::JOB_LOST;
+  }
+  [[nodiscard]] wire::JobInfo info() const;
+};
+
+class JobTable {
+ public:
+  // The store must outlive it. A job without a client is kept for `reattach`.
+  JobTable(Store& store, Clock::duration reattach) : store_(store), reattach_(reattach) {}
+
+  // After a restart nobody owns any job.
+  [[nodiscard]] Result<void> load(Clock::time_point now);
+  // Gives the record its id and records it.
+  [[nodiscard]] Result<Job*> create(JobRecord record, ClientId owner);
+
+  // Null if unknown. Valid until the job is forgotten.
+  [[nodiscard]] Job* find(std::uint64_t job_id);
+  [[nodiscard]] Job* owned_by(ClientId client);
+  [[nodiscard]] std::vector<Job*> running_on(const std::string& node);
+
+  [[nodiscard]] Result<void> started(Job& job, std::uint32_t pid, std::uint32_t stand_in_pid);
+  [[nodiscard]] Result<void> exited(Job& job, std::uint32_t wait_status, Clock::time_point now);
+  [[nodiscard]] Result<void> lost(Job& job, Clock::time_point now);
+  // The arbiter has recorded the move already.
+  void moved(Job& job, const std::string& node, std::uint32_t pid);
+  // It never ran, or its end was delivered.
+  void forget(std::uint64_t job_id);
+
+  void attach(Job& job, ClientId client) { job.owner = client; }
+  void detach(Job& job, Clock::time_point now);
+  // Jobs whose client did not come back: running ones are marked as abandoned and
+  // returned, ended ones forgotten.
+  [[nodiscard]] std::vector<Job*> tick(Clock::time_point now);
+
+ private:
+  Store& store_;
+  Clock::duration reattach_;
+  std::map<std::uint64_t, Job> jobs_;
+};
+
+}  // namespace gestalt

@@ -1,0 +1,149 @@
+// The leader: knows all nodes and jobs, places and routes, decides on migrations. Its
+// parts are in leader_nodes.cc (agents, joining, un-merging), leader_jobs.cc (jobs and
+// their clients) and leader_migrations.cc (what the arbiter wants done).
+#pragma once
+
+#include "common/unix_socket.h"
+#include "daemon/cluster_state_dir.h"
+#include "daemon/config.h"
+#include "daemon/connection.h"
+#include "daemon/job_table.h"
+#include "daemon/membership.h"
+#include "daemon/migration_arbiter.h"
+#include "daemon/pid_slices.h"
+#include "daemon/placement.h"
+#include "daemon/server.h"
+#include "daemon/store.h"
+
+namespace gestalt {
+
+class Leader {
+ public:
+  // The configuration must outlive it.
+  [[nodiscard]] static Result<std::unique_ptr<Leader>> start(asio::io_context& context,
+                                                             const Config& config);
+  // Listens no more and drops the agents; they come back to the next leader.
+  void stop();
+
+  // ------------------------------------------------------------ for the client API
+  // Every client connection that may own a job gets a number.
+  [[nodiscard]] ClientId add_client(std::shared_ptr<Connection> connection);
+  void remove_client(ClientId client);
+  // Stdio, signals and the like of the job that the client owns.
+  void client_message(ClientId client, const wire::Message& message);
+
+  [[nodiscard]] Result<wire::NodeListReply> list_nodes(const std::string& set);
+  [[nodiscard]] Result<void> drain(const std::string& node, bool drain);
+  // The spec is complete and checked, but for its job id.
+  [[nodiscard]] Result<wire::RunReply> run(ClientId client, wire::RunRequest request);
+  // On success the caller replies and then calls attached().
+  [[nodiscard]] Result<wire::AttachReply> attach(ClientId client, uid_t uid, std::uint64_t job_id);
+  void attached(std::uint64_t job_id);
+  [[nodiscard]] Awaitable<Result<wire::TaskListReply>> list_tasks();
+  [[nodiscard]] Awaitable<wire::KillReply> kill(uid_t uid, wire::KillRequest request);
+  [[nodiscard]] Awaitable<Result<wire::MigrateReply>> migrate(ClientId client, uid_t uid,
+                                                              wire::MigrateRequest request);
+
+ private:
+  struct AgentSession {
+    std::shared_ptr<Connection> connection;
+    ConnectionId id = 0;
+  };
+  struct NodeFacts {
+    NodeRecord record;
+    wire::AgentHello hello;  // its jobs and migrations left out
+  };
+  struct Waiting {
+    std::shared_ptr<Promise<ArbiterAction>> answer;
+    ClientId client = 0;
+  };
+  struct FoundTask {
+    std::string node;
+    wire::Task task;
+  };
+  Leader(asio::io_context& context, const Config& config, ClusterState state,
+         std::unique_ptr<Store> store, PidSlices slices);
+
+  // leader.cc
+  [[nodiscard]] Result<void> restore();
+  static Awaitable<> tick_loop(Leader* self);
+  bool send_to(const std::string& node, const wire::Message& message);
+  [[nodiscard]] Awaitable<Result<wire::Message>> ask(std::string node, wire::Message message,
+                                                     Clock::duration timeout);
+  void send_to_client(ClientId client, const wire::Message& message);
+  [[nodiscard]] std::string known_nodes() const;
+  [[nodiscard]] Result<void> check_usable(const std::string& node) const;
+  [[nodiscard]] wire::NodeInfo node_info(const Member& member, Clock::time_point now);
+  [[nodiscard]] std::vector<std::string> reachable_nodes() const;
+
+  // leader_nodes.cc
+  void on_peer(std::shared_ptr<Connection> connection, TlsPeer peer,
+               std::shared_ptr<UnauthenticatedSlot> slot);
+  void serve_joining(std::shared_ptr<Connection> connection, std::string address,
+                     std::shared_ptr<UnauthenticatedSlot> slot);
+  void serve_agent(std::shared_ptr<Connection> connection, TlsPeer peer);
+  [[nodiscard]] Result<wire::JoinReply> join(const wire::JoinRequest& request,
+                                             const std::string& address);
+  [[nodiscard]] Result<NodeRecord> record_node(const std::string& name, const std::string& address,
+                                               const std::string& fingerprint);
+  void on_hello(const std::shared_ptr<Connection>& connection, const TlsPeer& peer,
+                const wire::Message& message);
+  [[nodiscard]] Result<wire::AgentWelcome> admit(const std::shared_ptr<Connection>& connection,
+                                                 const TlsPeer& peer, const wire::AgentHello& hello,
+                                                 bool& same_boot);
+  void on_agent_message(const std::string& node, ConnectionId id, wire::Message message);
+  void on_heartbeat(const std::string& node, ConnectionId id, const wire::Heartbeat& heartbeat);
+  void act(const Transitions& transitions);
+  void un_merge(const std::string& node);
+  void remember_leaving(const std::string& node, bool cleanly);
+
+  // leader_jobs.cc
+  void reconcile(const std::string& node, const wire::AgentHello& hello, bool same_boot,
+                 wire::AgentWelcome& welcome);
+  void reconcile_one(const std::string& node, const wire::JobInfo& info,
+                     wire::AgentWelcome& welcome);
+  void missing_job(Job& job, const std::string& node, bool same_boot);
+  void resync_clients(const std::string& node);
+  void from_job(const std::string& node, std::uint64_t job_id, const wire::Message& message);
+  void on_job_started(const std::string& node, const wire::JobStarted& started);
+  void on_job_start_failed(const std::string& node, const wire::JobStartFailed& failed);
+  void on_job_exited(const std::string& node, std::uint64_t job_id, std::uint32_t wait_status);
+  void lose(Job& job, const std::string& node);
+  void acknowledge_exit(const std::string& node, std::uint64_t job_id);
+  [[nodiscard]] Awaitable<std::optional<FoundTask>> find_task(std::uint32_t pid);
+  [[nodiscard]] Awaitable<std::optional<FoundTask>> find_task_on(std::vector<std::string> nodes,
+                                                                 std::uint32_t pid);
+  [[nodiscard]] Awaitable<Result<void>> kill_one(uid_t uid, std::uint32_t pid,
+                                                 std::uint32_t signal);
+
+  // leader_migrations.cc
+  [[nodiscard]] Result<MigrationArbiter::Plan> plan_migration(const FoundTask& found, uid_t uid,
+                                                              const wire::MigrateRequest& request);
+  void perform(const ArbiterActions& actions);
+  void perform_one(const ArbiterAction& action);
+  static Awaitable<> prepare(Leader* self, std::string node, wire::PrepareIncoming request);
+  void start_outgoing(const ArbiterAction& action);
+  void job_moved(const ArbiterAction& action);
+  void late_signals(const ArbiterAction& action);
+  void source_exited(const ArbiterAction& action);
+  void forward_progress(const wire::Message& message);
+
+  asio::io_context& context_;
+  const Config& config_;
+  ClusterState state_;
+  std::unique_ptr<Store> store_;
+  PidSlices slices_;
+  Membership membership_;
+  Placement placement_;
+  JobTable jobs_;
+  MigrationArbiter arbiter_;
+  std::unique_ptr<TlsServer> server_;
+  std::map<std::string, AgentSession> agents_;
+  std::map<std::string, NodeFacts> facts_;
+  std::map<ClientId, std::shared_ptr<Connection>> clients_;
+  ClientId next_client_ = 1;
+  std::map<std::uint64_t, Waiting> waiting_;  // by migration
+  bool stopped_ = false;
+};
+
+}  // namespace gestalt

@@ -1,0 +1,29 @@
+// What a node has and how busy it is: the content of its heartbeat.
+#pragma once
+
+#include <string>
+
+#include "common/proto/control.pb.h"
+#include "common/result.h"
+
+namespace gestalt {
+
+// CPUs that this process may use: cpu.max of its cgroup and all above it, and its
+// affinity, whichever is less. At least 0.01.
+[[nodiscard]] double usable_cpus();
+
+// "max 100000" or "50000 100000" as a number of CPUs; 0: no limit or no sense.
+[[nodiscard]] double parse_cpu_max(const std::string& text);
+struct Memory {
+  std::uint64_t total_bytes = 0;
+  std::uint64_t available_bytes = 0;
+};
+[[nodiscard]] Result<Memory> parse_meminfo(const std::string& text);
+
+// Reads all of it. `cluster_proc` is empty while there is no cluster init.
+[[nodiscard]] wire::Heartbeat measure_load(double cpus, const std::string& cluster_proc);
+
+// key=value lines, for scripts and a new leader.
+[[nodiscard]] std::string load_file_text(const std::string& node, const wire::Heartbeat& load);
+
+}  // namespace gestalt

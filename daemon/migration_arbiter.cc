@@ -1,0 +1,455 @@
+#include "daemon/migration_arbiter.h"
+
+#include <format>
+
+#include "common/fault.h"
+#include "common/log.h"
+
+namespace gestalt {
+namespace {
+
+using Kind = ArbiterAction::Kind;
+using Outcome = wire::MigrationOutcome;
+
+// After a denial, for the source to thaw and say so; the job counts as migrating so long.
+constexpr auto kSettleTimeout = std::chrono::seconds(5);
+// After the commit, for the source to clean up and send its figures.
+constexpr auto kDoneTimeout = std::chrono::seconds(30);
+// A granted migration whose destination neither resumes nor fails is logged this often.
+constexpr auto kGrantedReminder = std::chrono::seconds(30);
+
+ArbiterAction action(Kind kind, const Migration& migration, std::string node) {
+  ArbiterAction out{.kind = kind};
+  out.migration_id = migration.record.migration_id;
+  out.job_id = migration.record.job_id;
+  out.node = std::move(node);
+  return out;
+}
+
+Error error_of(const wire::MigrationOutcome& outcome, const char* otherwise) {
+  if (!outcome.has_error()) return Error{ErrorCode::kUnavailable, otherwise, {}};
+  Error error;
+  auto code = outcome.error().code();
+  error.code = code >= wire::ERROR_INTERNAL && code <= wire::ERROR_EXEC_DENIED
+                   ? static_cast<ErrorCode>(code)
+                   : ErrorCode::kInternal;
+  error.message = outcome.error().message();
+  error.remedy = outcome.error().remedy();
+  return error;
+}
+
+}  // namespace
+
+Result<void> MigrationArbiter::restore(Clock::time_point now) {
+  GESTALT_ASSIGN(auto records, store_.migrations());
+  for (auto& record : records) {
+    if (record.verdict == Verdict::kUndecided) {
+      GESTALT_ASSIGN(bool changed,
+                     store_.compare_and_set_verdict(record.migration_id, Verdict::kUndecided,
+                                                    Verdict::kDenied, "the leader restarted"));
+      if (changed) log::info("migration denied", log::field("migration", record.migration_id));
+    } else if (record.verdict == Verdict::kGranted) {
+      Migration migration{.record = record};
+      migration.outgoing_started = true;
+      migration.replied = true;
+      migration.began = now;
+      migration.deadline = now + kGrantedReminder;
+      live_.emplace(record.migration_id, std::move(migration));
+    }
+  }
+  return {};
+}
+
+Result<std::uint64_t> MigrationArbiter::begin(Plan plan, Clock::time_point now,
+                                              ArbiterActions& actions) {
+  if (const Migration* other = of_job(plan.job_id))
+    return fail(ErrorCode::kBusy,
+                std::format("process {} is migrating from {} to {} already", plan.pid,
+                            other->record.source, other->record.destination),
+                "wait until that is over");
+  if (live_.size() >= max_concurrent_)
+    return fail(ErrorCode::kBusy, std::format("{} migrations are under way already", live_.size()),
+                "wait, or raise migration.max_concurrent in the leader's configuration");
+  GESTALT_TRY(fault_point(Fault::kLeaderPrepare));
+  Migration migration;
+  GESTALT_ASSIGN(migration.record.migration_id, store_.next_id(kMigrationCounter));
+  migration.record.job_id = plan.job_id;
+  migration.record.source = std::move(plan.source);
+  migration.record.destination = std::move(plan.destination);
+  migration.record.mode = plan.options.mode();
+  migration.record.started_unix_seconds = plan.now_unix_seconds;
+  GESTALT_TRY(store_.insert_migration(migration.record));
+  migration.pid = plan.pid;
+  migration.stand_in_pid = plan.stand_in_pid;
+  migration.began = now;
+  migration.deadline = now + std::chrono::duration_cast<Clock::duration>(
+                                 std::chrono::duration<double>(plan.options.timeout_seconds()));
+  migration.options = std::move(plan.options);
+  migration.secret = std::move(plan.secret);
+  auto id = migration.record.migration_id;
+  log::info("migration begins", log::field("migration", id), log::field("job", plan.job_id),
+            log::field("pid", plan.pid), log::field("from", migration.record.source),
+            log::field("to", migration.record.destination));
+  actions.push_back(action(Kind::kPrepare, migration, migration.record.destination));
+  live_.emplace(id, std::move(migration));
+  return id;
+}
+
+ArbiterActions MigrationArbiter::incoming_ready(std::uint64_t migration_id,
+                                                Result<wire::IncomingReady> ready,
+                                                Clock::time_point now) {
+  ArbiterActions out;
+  auto found = live_.find(migration_id);
+  if (found == live_.end() || found->second.record.verdict != Verdict::kUndecided) return out;
+  Migration& migration = found->second;
+  if (!ready) {
+    deny(migration,
+         std::move(ready).error().in(
+             std::format("prepare {} for the process", migration.record.destination)),
+         now, out);
+  } else if (ready->port() == 0 || ready->port() > 65535 || ready->address().empty()) {
+    deny(migration, Error{ErrorCode::kProtocol, "the destination gave no address", {}}, now, out);
+  } else {
+    migration.ready = std::move(*ready);
+    migration.outgoing_started = true;
+    out.push_back(action(Kind::kStartOutgoing, migration, migration.record.source));
+  }
+  sweep();
+  return out;
+}
+
+ArbiterActions MigrationArbiter::ask(std::uint64_t migration_id, const std::string& node,
+                                     bool destination_online, Clock::time_point now) {
+  ArbiterActions out;
+  auto found = live_.find(migration_id);
+  if (found == live_.end()) {  // asked again after a reconnect, when all was over
+    Outcome pending;
+    pending.set_migration_id(migration_id);
+    pending.set_role(Outcome::SOURCE);
+    verdict_from_record(pending, node, out);
+    return out;
+  }
+  Migration& migration = found->second;
+  if (migration.record.source != node) return out;
+  if (migration.record.verdict != Verdict::kUndecided) {
+    tell_verdict(migration, node, out);
+    return out;
+  }
+  if (!destination_online) {
+    deny(migration,
+         Error{ErrorCode::kUnavailable,
+               std::format("node {} does not answer any more", migration.record.destination),
+               {}},
+         now, out);
+  } else if (auto fault = fault_point(Fault::kLeaderGrant); !fault) {
+    deny(migration, fault.error(), now, out);
+  } else if (decide(migration, Verdict::kUndecided, Verdict::kGranted, {})) {
+    migration.deadline = now + kGrantedReminder;
+    tell_verdict(migration, migration.record.source, out);
+    tell_verdict(migration, migration.record.destination, out);
+  } else {
+    deny(migration, Error{ErrorCode::kSystem, "the verdict could not be recorded", {}}, now, out);
+  }
+  sweep();
+  return out;
+}
+
+ArbiterActions MigrationArbiter::outcome(const Outcome& outcome, const std::string& node,
+                                         Clock::time_point now) {
+  ArbiterActions out;
+  auto found = live_.find(outcome.migration_id());
+  if (found == live_.end()) {
+    if (outcome.state() == Outcome::PENDING || outcome.state() == Outcome::RESUMED)
+      verdict_from_record(outcome, node, out);
+    return out;
+  }
+  Migration& migration = found->second;
+  if (outcome.role() == Outcome::SOURCE && node == migration.record.source)
+    source_outcome(migration, outcome, now, out);
+  else if (outcome.role() == Outcome::DESTINATION && node == migration.record.destination)
+    destination_outcome(migration, outcome, now, out);
+  sweep();
+  return out;
+}
+
+void MigrationArbiter::source_outcome(Migration& migration, const Outcome& outcome,
+                                      Clock::time_point now, ArbiterActions& out) {
+  Verdict verdict = migration.record.verdict;
+  if (outcome.state() == Outcome::FAILED) {
+    if (verdict == Verdict::kUndecided)
+      deny(migration, error_of(outcome, "the source failed"), now, out);
+    if (verdict == Verdict::kCompleted) reply(migration, std::nullopt, {}, out);
+    // Denied or rolled back: the source says that it has thawed. Granted: not its to say.
+    if (verdict != Verdict::kGranted) ended_.insert(migration.record.migration_id);
+  } else if (outcome.state() == Outcome::DONE && verdict == Verdict::kCompleted) {
+    if (outcome.late_signals_size() > 0) {
+      auto late = action(Kind::kLateSignals, migration, migration.record.destination);
+      late.late_signals.assign(outcome.late_signals().begin(), outcome.late_signals().end());
+      out.push_back(std::move(late));
+    }
+    reply(migration, std::nullopt, outcome.stats(), out);
+    ended_.insert(migration.record.migration_id);
+  } else if (outcome.state() == Outcome::PENDING && verdict != Verdict::kUndecided) {
+    tell_verdict(migration, migration.record.source, out);
+  }
+}
+
+void MigrationArbiter::destination_outcome(Migration& migration, const Outcome& outcome,
+                                           Clock::time_point now, ArbiterActions& out) {
+  Verdict verdict = migration.record.verdict;
+  if (outcome.state() == Outcome::FAILED) {
+    Error error = error_of(outcome, "the destination failed");
+    if (verdict == Verdict::kUndecided) deny(migration, error, now, out);
+    if (verdict == Verdict::kGranted && !migration.destination_resumed)
+      roll_back(migration, error, out);
+  } else if (outcome.state() == Outcome::RESUMED && verdict == Verdict::kGranted) {
+    if (outcome.pid() != 0) migration.pid = outcome.pid();
+    migration.destination_resumed = true;
+    complete(migration, now, out);
+  } else if (verdict != Verdict::kUndecided) {
+    tell_verdict(migration, migration.record.destination, out);
+  }
+}
+
+ArbiterActions MigrationArbiter::node_failed(const std::string& node, Clock::time_point now) {
+  ArbiterActions out;
+  for (auto& [id, migration] : live_) {
+    Verdict verdict = migration.record.verdict;
+    Error gone{ErrorCode::kUnavailable, std::format("node {} failed", node), {}};
+    if (migration.record.source == node) {
+      migration.source_gone = true;
+      if (verdict == Verdict::kUndecided) deny(migration, gone, now, out);
+      if (verdict == Verdict::kCompleted) reply(migration, std::nullopt, {}, out);
+      if (verdict != Verdict::kGranted) ended_.insert(id);
+    } else if (migration.record.destination == node) {
+      if (verdict == Verdict::kUndecided) deny(migration, gone, now, out);
+      // One that resumed before it failed ran the job: the source's copy is old.
+      if (verdict == Verdict::kGranted && !migration.destination_resumed)
+        roll_back(migration, gone, out);
+    }
+  }
+  sweep();
+  return out;
+}
+
+ArbiterActions MigrationArbiter::node_connected(const std::string& node,
+                                                const std::vector<Outcome>& pending,
+                                                Clock::time_point now) {
+  ArbiterActions out;
+  std::set<std::uint64_t> told;
+  for (const auto& each : pending) {
+    auto actions = outcome(each, node, now);
+    out.insert(out.end(), actions.begin(), actions.end());
+    told.insert(each.migration_id());
+  }
+  for (auto& [id, migration] : live_) {
+    bool is_source = migration.record.source == node;
+    bool is_destination = migration.record.destination == node;
+    if ((!is_source && !is_destination) || told.contains(id)) continue;
+    Verdict verdict = migration.record.verdict;
+    Error lost{ErrorCode::kUnavailable, std::format("node {} has lost the migration", node), {}};
+    if (verdict == Verdict::kGranted && is_destination && !migration.destination_resumed)
+      roll_back(migration, lost, out);
+    else if (verdict == Verdict::kUndecided && (is_destination || migration.outgoing_started))
+      deny(migration, lost, now, out);
+    else if (verdict != Verdict::kUndecided)
+      tell_verdict(migration, node, out);
+  }
+  sweep();
+  return out;
+}
+
+ArbiterActions MigrationArbiter::copy_ended(std::uint64_t job_id, const std::string& node,
+                                            Clock::time_point now, bool& moved_on) {
+  ArbiterActions out;
+  moved_on = false;
+  for (auto& [id, migration] : live_) {
+    if (migration.record.job_id != job_id) continue;
+    if (migration.record.source == node) {
+      migration.source_gone = true;
+      moved_on = migration.record.verdict == Verdict::kGranted ||
+                 migration.record.verdict == Verdict::kCompleted;
+      if (migration.record.verdict == Verdict::kUndecided)
+        deny(migration, Error{ErrorCode::kGone, "the process ended before it had moved", {}}, now,
+             out);
+      if (!moved_on) ended_.insert(id);
+    } else if (migration.record.destination == node) {
+      // An end before the resumption is an outcome, not an exit.
+      moved_on = !migration.destination_resumed;
+    }
+  }
+  sweep();
+  return out;
+}
+
+ArbiterActions MigrationArbiter::tick(Clock::time_point now) {
+  ArbiterActions out;
+  for (auto& [id, migration] : live_) {
+    if (migration.record.verdict == Verdict::kGranted && migration.destination_resumed) {
+      complete(migration, now, out);  // recording it failed before
+      continue;
+    }
+    if (now < migration.deadline) continue;
+    switch (migration.record.verdict) {
+      case Verdict::kUndecided:
+        deny(migration,
+             Error{ErrorCode::kTimeout, "the migration took too long",
+                   "try again when the nodes are less busy, or give it more time"},
+             now, out);
+        break;
+      case Verdict::kGranted:
+        // To roll back while the destination may resume any moment would make two of it.
+        log::warning("a granted migration is still not resumed", log::field("migration", id),
+                     log::field("destination", migration.record.destination));
+        tell_verdict(migration, migration.record.destination, out);
+        migration.deadline = now + kGrantedReminder;
+        break;
+      case Verdict::kCompleted:
+        reply(migration, std::nullopt, {}, out);
+        ended_.insert(id);
+        break;
+      case Verdict::kDenied:
+      case Verdict::kRolledBack:
+        ended_.insert(id);
+        break;
+    }
+  }
+  sweep();
+  return out;
+}
+
+bool MigrationArbiter::decide(Migration& migration, Verdict from, Verdict to,
+                              const std::string& reason) {
+  auto body = [&]() -> Result<void> {
+    GESTALT_ASSIGN(bool changed,
+                   store_.compare_and_set_verdict(migration.record.migration_id, from, to, reason));
+    if (!changed) return fail(ErrorCode::kInternal, "the record holds another verdict");
+    if (to != Verdict::kCompleted) return {};
+    GESTALT_ASSIGN(auto job, store_.find_job(migration.record.job_id));
+    if (!job) return {};
+    job->node = migration.record.destination;
+    if (migration.pid != 0) job->root_pid = migration.pid;
+    return store_.upsert_job(*job);
+  };
+  if (auto done = store_.transaction(body); !done) {
+    log::error("verdict not recorded", log::field("migration", migration.record.migration_id),
+               log::field("verdict", to_string(to)), log::field("error", done.error().text()));
+    return false;
+  }
+  log::info("migration verdict", log::field("migration", migration.record.migration_id),
+            log::field("verdict", to_string(to)), log::field("reason", reason));
+  migration.record.verdict = to;
+  migration.record.reason = reason;
+  migration.secret.clear();
+  return true;
+}
+
+void MigrationArbiter::deny(Migration& migration, const Error& why, Clock::time_point now,
+                            ArbiterActions& out) {
+  // If even that cannot be recorded, the next start of the leader denies what is undecided.
+  if (!decide(migration, Verdict::kUndecided, Verdict::kDenied, why.message))
+    migration.record.verdict = Verdict::kDenied;
+  migration.record.reason = why.message;
+  migration.deadline = now + kSettleTimeout;
+  for (const auto& node : {migration.record.destination, migration.record.source}) {
+    if (node == migration.record.source && (!migration.outgoing_started || migration.source_gone))
+      continue;
+    auto cancel = action(Kind::kCancel, migration, node);
+    cancel.reason = why.message;
+    out.push_back(std::move(cancel));
+    tell_verdict(migration, node, out);
+  }
+  reply(migration, why, {}, out);
+  if (!migration.outgoing_started) ended_.insert(migration.record.migration_id);
+}
+
+void MigrationArbiter::roll_back(Migration& migration, const Error& why, ArbiterActions& out) {
+  if (!decide(migration, Verdict::kGranted, Verdict::kRolledBack, why.message)) return;
+  tell_verdict(migration, migration.record.source, out);
+  tell_verdict(migration, migration.record.destination, out);
+  reply(migration, why, {}, out);
+  if (migration.source_gone) {
+    auto exited = action(Kind::kSourceExited, migration, migration.record.source);
+    exited.reason = why.message;
+    out.push_back(std::move(exited));
+  }
+  ended_.insert(migration.record.migration_id);
+}
+
+void MigrationArbiter::complete(Migration& migration, Clock::time_point now, ArbiterActions& out) {
+  if (auto fault = fault_point(Fault::kLeaderComplete); !fault) return;  // tick() tries again
+  if (!decide(migration, Verdict::kGranted, Verdict::kCompleted, {})) return;
+  migration.deadline = now + kDoneTimeout;
+  auto moved = action(Kind::kJobMoved, migration, migration.record.destination);
+  moved.pid = migration.pid;
+  out.push_back(std::move(moved));
+  tell_verdict(migration, migration.record.destination, out);
+  tell_verdict(migration, migration.record.source, out);
+  if (migration.source_gone) {
+    reply(migration, std::nullopt, {}, out);
+    ended_.insert(migration.record.migration_id);
+  }
+}
+
+void MigrationArbiter::reply(Migration& migration, std::optional<Error> error,
+                             wire::MigrationStats stats, ArbiterActions& out) {
+  if (std::exchange(migration.replied, true)) return;
+  stats.set_migration_id(migration.record.migration_id);
+  stats.set_source(migration.record.source);
+  stats.set_destination(migration.record.destination);
+  stats.set_mode(migration.record.mode);
+  if (stats.pid() == 0) stats.set_pid(migration.pid);
+  auto answer = action(Kind::kReply, migration, {});
+  answer.error = std::move(error);
+  answer.stats = std::move(stats);
+  out.push_back(std::move(answer));
+}
+
+void MigrationArbiter::tell_verdict(const Migration& migration, const std::string& node,
+                                    ArbiterActions& out) const {
+  auto verdict = action(Kind::kVerdict, migration, node);
+  verdict.verdict = migration.record.verdict;
+  verdict.reason = migration.record.reason;
+  out.push_back(std::move(verdict));
+}
+
+// For what is not live any more. No record at all: it never was granted.
+void MigrationArbiter::verdict_from_record(const Outcome& pending, const std::string& node,
+                                           ArbiterActions& out) {
+  auto record = store_.find_migration(pending.migration_id());
+  if (!record) {
+    log::error("migration record not read", log::field("error", record.error().text()));
+    return;  // it asks again when it reconnects
+  }
+  Migration migration;
+  migration.record.migration_id = pending.migration_id();
+  migration.record.job_id = pending.job_id();
+  if (*record) {
+    migration.record = **record;
+    bool concerned = migration.record.source == node || migration.record.destination == node;
+    if (!concerned) return;
+  } else {
+    migration.record.verdict =
+        pending.role() == Outcome::SOURCE ? Verdict::kDenied : Verdict::kRolledBack;
+    migration.record.reason = "the leader has no record of it";
+  }
+  if (migration.record.verdict != Verdict::kUndecided) tell_verdict(migration, node, out);
+}
+
+void MigrationArbiter::sweep() {
+  for (auto id : ended_) live_.erase(id);
+  ended_.clear();
+}
+
+const Migration* MigrationArbiter::find(std::uint64_t migration_id) const {
+  auto found = live_.find(migration_id);
+  return found == live_.end() ? nullptr : &found->second;
+}
+
+const Migration* MigrationArbiter::of_job(std::uint64_t job_id) const {
+  for (const auto& [id, migration] : live_)
+    if (migration.record.job_id == job_id) return &migration;
+  return nullptr;
+}
+
+}  // namespace gestalt

@@ -1,0 +1,137 @@
+// Who decides whether a migration happened: the leader. A state machine over the durable
+// verdicts in the store; every event returns what is to be done, in order, and the caller
+// (leader_migrations.cc) does it. Not thread-safe.
+//
+//                 source asks, destination alive        destination: resumed
+//   UNDECIDED ───────────────────────────────▶ GRANTED ─────────────────────▶ COMPLETED
+//       │ failure, timeout, cancel                │ destination failed or gone
+//       ▼                                         ▼
+//    DENIED  (job goes on at the source)      ROLLED_BACK  (job goes on at the source)
+//
+// A verdict is on disk before anybody hears of it, and never changes except along these
+// arrows, so a message that is sent again does no harm. A source that does not know the
+// verdict keeps its copy frozen; a destination resumes only after GRANTED.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/clock.h"
+#include "daemon/store.h"
+
+namespace gestalt {
+
+struct ArbiterAction {
+  enum class Kind {
+    kPrepare,        // PrepareIncoming to `node`; its answer goes to incoming_ready()
+    kStartOutgoing,  // StartOutgoing to `node`
+    kVerdict,        // MigrationVerdict to `node`
+    kCancel,         // MigrationCancel to `node`
+    kJobMoved,       // the job runs on `node` now (already in the store)
+    kReply,          // to whoever asked: `error`, or `stats`
+    kLateSignals,    // to be sent to the job again
+    kSourceExited,   // the job went back to a source copy that is gone: it exited
+  };
+  Kind kind;
+  std::uint64_t migration_id = 0;
+  std::uint64_t job_id = 0;
+  std::string node;
+  Verdict verdict = Verdict::kUndecided;
+  std::string reason;
+  std::optional<Error> error;
+  wire::MigrationStats stats;
+  std::uint32_t pid = 0;
+  std::vector<wire::LateSignal> late_signals;
+};
+using ArbiterActions = std::vector<ArbiterAction>;
+
+struct Migration {
+  MigrationRecord record;
+  std::uint32_t pid = 0;
+  std::uint32_t stand_in_pid = 0;
+  wire::MigrationOptions options;
+  std::string secret;  // 32 bytes; never logged, forgotten when the verdict falls
+  wire::IncomingReady ready;
+  bool outgoing_started = false;
+  bool source_gone = false;  // its node failed, or its copy ended
+  bool destination_resumed = false;
+  bool replied = false;
+  Clock::time_point began;
+  Deadline deadline;  // of the current wait; GRANTED has none: see tick()
+};
+
+class MigrationArbiter {
+ public:
+  // The store must outlive it.
+  explicit MigrationArbiter(Store& store, std::size_t max_concurrent)
+      : store_(store), max_concurrent_(max_concurrent) {}
+
+  // When the leader starts: undecided becomes denied, granted waits for the agents.
+  [[nodiscard]] Result<void> restore(Clock::time_point now);
+
+  struct Plan {
+    std::uint64_t job_id = 0;
+    std::uint32_t pid = 0;
+    std::uint32_t stand_in_pid = 0;
+    std::string source;
+    std::string destination;
+    wire::MigrationOptions options;  // timeout_seconds filled in
+    std::string secret;
+    std::uint64_t now_unix_seconds = 0;
+  };
+  // Records it as undecided. kBusy if the job migrates already or too many do.
+  [[nodiscard]] Result<std::uint64_t> begin(Plan plan, Clock::time_point now,
+                                            ArbiterActions& actions);
+
+  [[nodiscard]] ArbiterActions incoming_ready(std::uint64_t migration_id,
+                                              Result<wire::IncomingReady> ready,
+                                              Clock::time_point now);
+  // From the agent of `node`; what the migration's ends may not say is ignored.
+  [[nodiscard]] ArbiterActions ask(std::uint64_t migration_id, const std::string& node,
+                                   bool destination_online, Clock::time_point now);
+  [[nodiscard]] ArbiterActions outcome(const wire::MigrationOutcome& outcome,
+                                       const std::string& node, Clock::time_point now);
+  [[nodiscard]] ArbiterActions node_failed(const std::string& node, Clock::time_point now);
+  // The agent of `node` is back, with what its stand-ins have not decided yet: all
+  // verdicts that concern it are sent again.
+  [[nodiscard]] ArbiterActions node_connected(const std::string& node,
+                                              const std::vector<wire::MigrationOutcome>& pending,
+                                              Clock::time_point now);
+  // The job's copy on `node` ended. Sets `moved_on` if that is the frozen copy of a job
+  // that may be running elsewhere: its end is not the job's.
+  [[nodiscard]] ArbiterActions copy_ended(std::uint64_t job_id, const std::string& node,
+                                          Clock::time_point now, bool& moved_on);
+  [[nodiscard]] ArbiterActions tick(Clock::time_point now);
+
+  [[nodiscard]] const Migration* find(std::uint64_t migration_id) const;
+  [[nodiscard]] const Migration* of_job(std::uint64_t job_id) const;
+  [[nodiscard]] std::size_t active() const { return live_.size(); }
+
+ private:
+  using Live = std::map<std::uint64_t, Migration>;
+  void deny(Migration& migration, const Error& why, Clock::time_point now, ArbiterActions& out);
+  void roll_back(Migration& migration, const Error& why, ArbiterActions& out);
+  void complete(Migration& migration, Clock::time_point now, ArbiterActions& out);
+  void reply(Migration& migration, std::optional<Error> error, wire::MigrationStats stats,
+             ArbiterActions& out);
+  void tell_verdict(const Migration& migration, const std::string& node, ArbiterActions& out) const;
+  void source_outcome(Migration& migration, const wire::MigrationOutcome& outcome,
+                      Clock::time_point now, ArbiterActions& out);
+  void destination_outcome(Migration& migration, const wire::MigrationOutcome& outcome,
+                           Clock::time_point now, ArbiterActions& out);
+  [[nodiscard]] bool decide(Migration& migration, Verdict from, Verdict to,
+                            const std::string& reason);
+  void verdict_from_record(const wire::MigrationOutcome& pending, const std::string& node,
+                           ArbiterActions& out);
+  void sweep();
+
+  Store& store_;
+  std::size_t max_concurrent_;
+  Live live_;
+  std::set<std::uint64_t> ended_;  // to be swept out of live_
+};
+
+}  // namespace gestalt

@@ -1,0 +1,34 @@
+// What runs in the cluster pid namespace of a node, read from its procfs.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/proto/control.pb.h"
+#include "common/result.h"
+
+namespace gestalt {
+
+// What one needs to know to describe a node's tasks.
+struct TaskView {
+  std::string proc;  // a procfs of the cluster pid namespace
+  std::string node;
+  std::uint32_t pid_first = 0;  // the node's slice; 0: not assigned yet
+  std::uint32_t pid_last = 0;
+  std::map<std::uint64_t, std::uint32_t> roots;  // job id → pid of its root process
+};
+
+// kGone if the process does not exist (any more).
+[[nodiscard]] Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid);
+// Processes that end while they are read are left out.
+[[nodiscard]] Result<std::vector<wire::Task>> list_tasks(const TaskView& view);
+
+struct TaskCounts {
+  std::uint32_t processes = 0;
+  std::uint32_t active = 0;  // threads that run, want to, or wait for a device
+};
+[[nodiscard]] Result<TaskCounts> count_tasks(const std::string& proc);
+
+}  // namespace gestalt
