@@ -33,7 +33,8 @@ asan: toolbox
 test: toolbox
 	@tests/run
 
-demo: build
+demo: toolbox
+	@pxe/build product
 	@KEEP=$(KEEP) pxe/demo
 
 bench: build
