@@ -1,0 +1,78 @@
+#include "cli/input_pump.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <array>
+
+#include "cli/report.h"
+
+namespace gestalt::cli {
+
+InputPump::InputPump(EventLoop& loop, LocalStream stream, std::optional<char> end_character,
+                     Send send)
+    : loop_(loop),
+      stream_(std::move(stream)),
+      end_character_(end_character),
+      send_(std::move(send)) {}
+
+InputPump::~InputPump() { loop_.unwatch(stream_.fd()); }
+
+void InputPump::set_reading(bool reading) {
+  reading_ = reading;
+  update_watch();
+}
+
+// Not watched at all unless wanted: a hang-up shows even with no events asked for.
+void InputPump::update_watch() {
+  bool wanted = reading_ && !ended_ && !closed_ && sender_.room() > 0;
+  if (wanted == loop_.watches(stream_.fd())) return;
+  if (wanted) {
+    loop_.watch(stream_.fd(), EPOLLIN, [this](std::uint32_t events) { on_readable(events); });
+  } else {
+    loop_.unwatch(stream_.fd());
+  }
+}
+
+void InputPump::on_readable(std::uint32_t events) {
+  std::array<char, kStdioChunkBytes> buffer;
+  auto count = stream_.read(std::span(buffer).first(std::min(buffer.size(), sender_.room())));
+  if (count && !*count) return;
+  if (!count) report(count.error());
+  if (count && **count > 0) {
+    sender_.push({buffer.data(), **count});
+  } else if (count && end_character_ && (events & (EPOLLHUP | EPOLLERR)) == 0) {
+    sender_.push({&*end_character_, 1});
+  } else {
+    sender_.push_eof();
+    ended_ = true;
+  }
+  send_new();
+}
+
+void InputPump::send_new() {
+  while (!closed_) {
+    auto chunk = sender_.next();
+    if (!chunk) break;
+    send_(*chunk);
+  }
+  update_watch();
+}
+
+void InputPump::resync() {
+  sender_.rewind();
+  send_new();
+}
+
+Result<void> InputPump::acknowledge(std::uint64_t offset, bool closed) {
+  GESTALT_TRY(sender_.acknowledge(offset));
+  if (closed && !closed_) {
+    closed_ = true;
+    update_watch();
+    stream_.close();
+  }
+  update_watch();
+  return {};
+}
+
+}  // namespace gestalt::cli

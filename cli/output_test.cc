@@ -1,0 +1,156 @@
+// Tables, JSON, exit codes, names of signals: everything without a daemon.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json/parse.hpp>
+#include <csignal>
+#include <limits>
+
+#include "cli/exit_codes.h"
+#include "cli/json_output.h"
+#include "cli/signal_names.h"
+#include "cli/table.h"
+#include "cli/text.h"
+
+namespace gestalt::cli {
+namespace {
+
+TEST(Text, InvalidUtf8BecomesHexAndStaysValid) {
+  EXPECT_EQ(to_utf8("gr\xc3\xbc\xc3\x9f\n"), "gr\xc3\xbc\xc3\x9f\n");
+  EXPECT_EQ(to_utf8("a\xff\x62"), "a\\xffb");
+  EXPECT_EQ(to_utf8("\xc0\xaf"), "\\xc0\\xaf");           // overlong
+  EXPECT_EQ(to_utf8("\xed\xa0\x80"), "\\xed\\xa0\\x80");  // surrogate
+  EXPECT_EQ(to_utf8("\xf4\x90\x80\x80"), "\\xf4\\x90\\x80\\x80");
+  EXPECT_EQ(to_utf8("\xe2\x82"), "\\xe2\\x82");  // cut off
+}
+
+TEST(Text, ControlCharactersBecomeVisible) {
+  EXPECT_EQ(visible("a\tb\nc\rd\x1b[2J\x7f"), "a\\tb\\nc\\rd\\e[2J\\x7f");
+  EXPECT_EQ(visible(std::string_view("\0", 1)), "\\x00");
+  EXPECT_EQ(visible("\xc2\x9b"), "\\xc2\\x9b");           // C1: CSI
+  EXPECT_EQ(visible("\xe2\x80\xae"), "\\xe2\\x80\\xae");  // right-to-left override
+  EXPECT_EQ(visible("\xc3\xa9"), "\xc3\xa9");
+}
+
+TEST(Text, WidthCountsColumns) {
+  EXPECT_EQ(display_width("h\xc3\xa9"), 2U);
+  EXPECT_EQ(display_width("\xe4\xb8\xad"), 2U);  // a wide character
+  EXPECT_EQ(cut_to_width("\xe4\xb8\xad\xe4\xb8\xad", 3), "\xe4\xb8\xad");
+  EXPECT_EQ(cut_to_width("abc", 9), "abc");
+}
+
+TEST(Text, HumanNumbers) {
+  EXPECT_EQ(human_bytes(0), "0");
+  EXPECT_EQ(human_bytes(1023), "1023");
+  EXPECT_EQ(human_bytes(1536), "1.5K");
+  EXPECT_EQ(human_bytes((1U << 20) - 1), "1.0M");
+  EXPECT_EQ(human_bytes(24ULL << 30), "24G");
+  EXPECT_EQ(human_bytes(std::numeric_limits<std::uint64_t>::max()), "16E");
+  EXPECT_EQ(human_duration(0.5), "0.50s");
+  EXPECT_EQ(human_duration(12), "12s");
+  EXPECT_EQ(human_duration(187), "3m07");
+  EXPECT_EQ(human_duration(8040), "2h14");
+  EXPECT_EQ(human_duration(-1), "?");
+}
+
+TEST(Table, AlignsAndCuts) {
+  using enum Table::Align;
+  Table table({{"PID", kRight}, {"NODE"}, {"COMMAND"}});
+  table.add_row({"1", "n\xc3\xbc", "sleep 100"});
+  table.add_row({"16390", "leader", "x\ny"});
+  EXPECT_EQ(table.render(),
+            "  PID  NODE    COMMAND\n"
+            "    1  n\xc3\xbc      sleep 100\n"
+            "16390  leader  x\\ny\n");
+  EXPECT_EQ(table.render(20),
+            "  PID  NODE    COMMA\n"
+            "    1  n\xc3\xbc      sleep\n"
+            "16390  leader  x\\ny\n");
+}
+
+TEST(Json, IsAlwaysAList) {
+  EXPECT_EQ(render_json({}), "[]\n");
+  EXPECT_EQ(render_json({{{"pid", 1}, {"cpu_seconds", 0.5}}, {{"pid", 2}}}),
+            "[\n {\"pid\": 1, \"cpu_seconds\": 0.5},\n {\"pid\": 2}\n]\n");
+  EXPECT_EQ(render_json({{{"x", std::numeric_limits<double>::infinity()}}}),
+            "[\n {\"x\": null}\n]\n");
+}
+
+TEST(Json, TaskSurvivesAnyCommand) {
+  wire::Task task;
+  task.set_pid(16390);
+  task.set_node("n2");
+  task.set_job_id(7);
+  task.set_is_root(true);
+  task.set_command("a\"b\\c\x01\xff\n");
+  auto parsed = boost::json::parse(render_json({task_object(task, "alice")}));
+  const auto& object = parsed.as_array().at(0).as_object();
+  EXPECT_EQ(object.at("command").as_string(), "a\"b\\c\x01\\xff\n");
+  EXPECT_EQ(object.at("user").as_string(), "alice");
+  EXPECT_TRUE(object.at("migratable").as_bool());
+  for (const char* key : {"pid", "parent_pid", "node", "uid", "state", "threads", "resident_bytes",
+                          "cpu_seconds", "started_seconds_ago", "job_id"})
+    EXPECT_TRUE(object.contains(key)) << key;
+}
+
+TEST(Json, OnlyJobRootsInTheirSliceAreMigratable) {
+  wire::Task task;
+  task.set_is_root(true);
+  EXPECT_FALSE(migratable(task));
+  task.set_job_id(7);
+  EXPECT_TRUE(migratable(task));
+  task.set_outside_slice(true);
+  EXPECT_FALSE(migratable(task));
+}
+
+TEST(Json, NodeAndMigrationKeys) {
+  auto node = node_object({});
+  for (const char* key :
+       {"name", "state", "role", "address", "cpus", "load", "memory_total_bytes",
+        "memory_available_bytes", "tasks", "jobs", "pid_first", "pid_last", "heartbeat_age_seconds",
+        "version", "kernel", "criu", "task_source", "certificate_sha256"})
+    EXPECT_TRUE(node.contains(key)) << key;
+  auto migration = migration_object({});
+  for (const char* key :
+       {"migration_id", "pid", "source", "destination", "mode", "freeze_seconds", "total_seconds",
+        "wire_bytes", "pages_sent", "pages_zero", "state_bytes", "processes", "threads"})
+    EXPECT_TRUE(migration.contains(key)) << key;
+}
+
+TEST(ExitCodes, OfCommands) {
+  EXPECT_EQ(command_exit_code(ErrorCode::kInternal), 1);
+  EXPECT_EQ(command_exit_code(ErrorCode::kInvalidArgument), 2);
+  EXPECT_EQ(command_exit_code(ErrorCode::kNotFound), 3);
+  EXPECT_EQ(command_exit_code(ErrorCode::kGone), 3);
+  EXPECT_EQ(command_exit_code(ErrorCode::kPermission), 4);
+  EXPECT_EQ(command_exit_code(ErrorCode::kBlocked), 5);
+  EXPECT_EQ(command_exit_code(ErrorCode::kUnavailable), 6);
+  EXPECT_EQ(command_exit_code(ErrorCode::kTimeout), 6);
+  EXPECT_EQ(command_exit_code(ErrorCode::kBusy), 6);
+}
+
+TEST(ExitCodes, OfRun) {
+  EXPECT_EQ(run_exit_code(ErrorCode::kExecNotFound), 127);
+  EXPECT_EQ(run_exit_code(ErrorCode::kExecDenied), 126);
+  EXPECT_EQ(run_exit_code(ErrorCode::kNotFound), 125);
+}
+
+TEST(Signals, AreParsed) {
+  EXPECT_EQ(parse_signal("TERM"), SIGTERM);
+  EXPECT_EQ(parse_signal("sigkill"), SIGKILL);
+  EXPECT_EQ(parse_signal("0"), 0);
+  EXPECT_EQ(parse_signal("15"), SIGTERM);
+  EXPECT_EQ(parse_signal("RTMIN+3"), SIGRTMIN + 3);
+  EXPECT_EQ(parse_signal("SIGRTMAX-1"), SIGRTMAX - 1);
+  EXPECT_EQ(parse_signal_or_status("137"), SIGKILL);
+  for (const char* bad : {"", "SIG", "NOPE", "65", "-1", "9x", "RTMIN-1", "RTMIN+99", "RTMIN+"})
+    EXPECT_EQ(parse_signal(bad), std::nullopt) << bad;
+}
+
+TEST(Signals, NamesParseBack) {
+  for (int signal = 1; signal <= SIGRTMAX; ++signal)
+    EXPECT_EQ(parse_signal(signal_name(signal)), signal) << signal;
+}
+
+}  // namespace
+}  // namespace gestalt::cli

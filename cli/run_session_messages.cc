@@ -1,0 +1,86 @@
+// What the daemon says to a RunSession.
+#include "cli/exit_codes.h"
+#include "cli/run_session.h"
+#include "common/frame.h"
+
+namespace gestalt::cli {
+
+void RunSession::on_message(const wire::Message& message) {
+  switch (message.body_case()) {
+    case wire::Message::kStdioData:
+      on_data(message.stdio_data());
+      break;
+    case wire::Message::kStdioAck:
+      if (message.stdio_ack().stream() == 0)
+        check(input_.acknowledge(message.stdio_ack().offset(), message.stdio_ack().closed()));
+      break;
+    case wire::Message::kJobStarted:
+      on_started();
+      break;
+    case wire::Message::kJobStartFailed: {
+      auto error = from_wire(message.job_start_failed().error());
+      int exit_code = run_exit_code(error.code);
+      fail_with(std::move(error), exit_code);
+      break;
+    }
+    case wire::Message::kJobStopped:
+      on_stopped(static_cast<int>(message.job_stopped().signal()));
+      break;
+    case wire::Message::kJobExited:
+      on_exited(message.job_exited().wait_status());
+      break;
+    case wire::Message::kJobNodeLost:
+      fail_with({ErrorCode::kUnavailable,
+                 std::format("node {} failed; the job is lost", message.job_node_lost().node()),
+                 {}},
+                kExitGestalt);
+      break;
+    case wire::Message::kJobResync:
+      if (!message.job_resync().node().empty()) node_ = message.job_resync().node();
+      resync();
+      break;
+    default:  // JobContinued, and what later versions say
+      break;
+  }
+}
+
+void RunSession::on_data(const wire::StdioData& data) {
+  restart_drain_timer();
+  if (data.stream() == 1) check(output_.accept(data.offset(), data.data(), data.eof()));
+  if (data.stream() == 2) check(error_.accept(data.offset(), data.data(), data.eof()));
+}
+
+void RunSession::check(const Result<void>& result) {
+  if (result) return;
+  auto error = result.error();
+  if (phase_ == Phase::kRunning) abandon_job();
+  fail_with(std::move(error).in("the job's standard streams are out of step"), kExitGestalt);
+}
+
+void RunSession::on_attached(const wire::JobInfo& job) {
+  node_ = job.node();
+  if (job.state() == wire::JOB_LOST) {
+    fail_with({ErrorCode::kUnavailable, std::format("node {} failed; the job is lost", node_), {}},
+              kExitGestalt);
+    return;
+  }
+  if (job.state() == wire::JOB_RUNNING || job.state() == wire::JOB_MIGRATING) on_started();
+  for (const auto& message : held_signals_) link_.send(message);
+  held_signals_.clear();
+  resync();
+  if (job.state() == wire::JOB_EXITED) on_exited(job.wait_status());
+}
+
+void RunSession::on_link_lost(const Error& error) {
+  if (phase_ == Phase::kEnded) {  // how the job ended is known; its output's end is lost
+    await_output_ = false;
+    finish_if_drained();
+    return;
+  }
+  Error lost = error;
+  lost = std::move(lost).in("the connection to gestaltd was lost");
+  lost.remedy = "systemctl status gestaltd; gestalt ps tells whether the job still runs";
+  fail_with(std::move(lost), kExitGestalt);
+}
+
+}  // namespace gestalt::cli
