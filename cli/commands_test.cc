@@ -5,6 +5,9 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 
 #include "cli/fake_daemon.h"
 
@@ -172,6 +175,27 @@ TEST_F(CommandsTest, NodesAreListedShownAndDrained) {
   EXPECT_TRUE(request_.node_drain_request().drain());
   EXPECT_EQ(run({"node", "resume", "n1"}, done).exit_code, 0);
   EXPECT_FALSE(request_.node_drain_request().drain());
+}
+
+TEST_F(CommandsTest, InitMakesAClusterOnce) {
+  char pattern[] = "/tmp/gestalt-init-test-XXXXXX";
+  std::string directory = ::mkdtemp(pattern);
+  std::string config = directory + "/gestalt.toml";
+  std::ofstream(config) << "[cluster]\nleader = \"head\"\n[paths]\nstate_directory = \""
+                        << directory << "/state\"\njoin_token = \"" << directory
+                        << "/etc/token\"\n";
+  auto made = run({"init", "--config", config});
+  EXPECT_EQ(made.exit_code, 0) << made.errors;
+  EXPECT_THAT(made.output, HasSubstr("leader head\n"));
+  EXPECT_THAT(made.output, HasSubstr("Next:"));
+  namespace fs = std::filesystem;
+  EXPECT_EQ(fs::status(directory + "/etc/token").permissions(),
+            fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_EQ(run({"init", "--config", config}).exit_code, 6);
+  auto again = run({"init", "--config", config, "--force", "--json"});
+  EXPECT_EQ(again.exit_code, 0) << again.errors;
+  EXPECT_THAT(again.output, HasSubstr("\"leader\": \"head\""));
+  fs::remove_all(directory);
 }
 
 TEST_F(CommandsTest, UsageErrors) {
