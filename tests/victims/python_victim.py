@@ -62,6 +62,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--dir", default="/var/tmp")
+    parser.add_argument("--until", default="")
     options = parser.parse_args()
 
     stop = threading.Event()
@@ -92,7 +93,7 @@ def main():
         check(worker.is_alive(), "thread")
         now = time.monotonic()
         check(now >= began, "clock went back")
-        if now - began > options.seconds:
+        if now - began > options.seconds or (options.until and os.path.exists(options.until)):
             break
         if now - last_tick > 0.2:
             say(f"tick {ticks}")

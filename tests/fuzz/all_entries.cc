@@ -1,0 +1,12 @@
+#include "tests/fuzz/entries.h"
+
+namespace gestalt::fuzz {
+
+std::vector<Entry> all_entries() {
+  std::vector<Entry> all;
+  for (auto part : {frame_entries(), page_entries(), stdio_entries(), text_entries()})
+    all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+}  // namespace gestalt::fuzz
