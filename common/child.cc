@@ -1,6 +1,7 @@
 #include "common/child.h"
 
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sys/syscall.h>
@@ -88,6 +89,8 @@ struct Prepared {
 [[noreturn]] void run_child(const SpawnOptions& options, const std::function<int()>& setup,
                             Prepared& prepared, int report) {
   reset_signals();
+  // Whatever this process was itself given without close-on-exec goes no further.
+  (void)::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
   SpawnFailure failure;
   failure.error_number = arrange_descriptors(options.descriptors, report);
   if (failure.error_number == 0 && options.new_session && ::setsid() < 0)

@@ -17,7 +17,6 @@
 namespace gestalt {
 namespace {
 
-constexpr int kImageDescriptor = 12;
 constexpr int kFirstInheritedDescriptor = 20;
 constexpr auto kConnectTimeout = std::chrono::seconds(15);
 constexpr auto kAuthenticateTimeout = std::chrono::seconds(2);
@@ -124,7 +123,8 @@ criu_req MigrationDestination::restore_request(const RestorePlan& plan) const {
   criu_req request;
   request.set_type(RESTORE);
   auto& options = *request.mutable_opts();
-  options.set_images_dir_fd(kImageDescriptor);
+  // CRIU takes this number for one of ours, the others for its own.
+  options.set_images_dir_fd(image_fd_.get());
   options.set_log_level(2);
   options.set_log_file("restore.log");
   options.set_notify_scripts(true);
@@ -153,7 +153,6 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
 
   CriuStart start;
   start.cgroup_fd = group_.directory_fd();
-  start.descriptors = {{image_fd_.get(), kImageDescriptor}};
   if (plan.terminal >= 0) start.descriptors.emplace_back(plan.terminal, 0);
   int number = kFirstInheritedDescriptor;
   for (const auto& [key, fd] : plan.inherited) start.descriptors.emplace_back(fd, number++);

@@ -26,7 +26,8 @@ enum class PlaceOutcome {
   kPlaced,
   kPresent,  // somebody was quicker; whoever waited has been woken
   kRetry,    // the address space is changing: read the pending event first
-  kGone,     // no such mapping or process any more
+  kNoMapping,  // nothing is registered there: not yet, or not any more
+  kGone,       // no such process any more
 };
 
 // All members may be called from several threads at once.

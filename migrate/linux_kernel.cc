@@ -17,6 +17,7 @@ Result<PlaceOutcome> outcome_of(int error_number, const char* what) {
     case EAGAIN:
       return PlaceOutcome::kRetry;
     case ENOENT:
+      return PlaceOutcome::kNoMapping;
     case ESRCH:
       return PlaceOutcome::kGone;
     default:

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "common/fault.h"
 #include "common/log.h"
@@ -16,6 +17,7 @@ namespace {
 // CRIU's last word on the socket: all tasks are restored.
 constexpr std::int32_t kRestoreFinished = 0x52535446;
 constexpr auto kLocalTimeout = std::chrono::seconds(10);
+constexpr std::uint64_t kStagingLimitBytes = 64U << 20;
 
 }  // namespace
 
@@ -104,7 +106,13 @@ Result<void> PageSink::take_descriptor() {
     connection_.reset();
     return {};
   }
-  if (pid == kRestoreFinished || pid < 0) return {};  // negative: a zombie, it has no memory
+  if (pid == kRestoreFinished) {
+    std::lock_guard lock(mutex_);
+    restored_ = true;
+    changed_.notify_all();
+    return {};
+  }
+  if (pid < 0) return {};  // a zombie: it has no memory
   GESTALT_ASSIGN(auto fds, receive_fds(connection_.get(), 1, deadline_in(kLocalTimeout)));
   GESTALT_TRY(set_nonblocking(fds[0].get(), true));
   GESTALT_TRY(fault_point(Fault::kDestinationUserfault));
@@ -124,8 +132,11 @@ Result<void> PageSink::handle_event(std::uint32_t pid, int uffd) {
   switch (event->type) {
     case UserfaultEvent::Type::kPageFault: {
       std::uint64_t page = event->address & ~(kPageBytes - 1);
-      if (pending.contains(page)) return {};  // on its way; placing it wakes the task
-      return place_zero_page(uffd, page);
+      if (!pending.contains(page)) return place_zero_page(uffd, page);
+      // On its way; placing it wakes the task.
+      fault_waiting_ = true;
+      changed_.notify_all();
+      return {};
     }
     case UserfaultEvent::Type::kRemove:
     case UserfaultEvent::Type::kUnmap:
@@ -151,28 +162,28 @@ Result<void> PageSink::place_zero_page(int uffd, std::uint64_t address) {
   return {};
 }
 
-Result<int> PageSink::await_uffd(std::uint32_t pid, Deadline deadline) {
-  std::unique_lock lock(mutex_);
-  bool ready =
-      changed_.wait_until(lock, deadline, [&] { return failure_.has_value() || tasks_[pid].uffd; });
-  if (failure_) return std::unexpected(*failure_);
-  if (!ready)
-    return fail(ErrorCode::kTimeout, std::format("CRIU did not begin to restore process {}", pid));
-  return tasks_[pid].uffd.get();
-}
-
 Result<void> PageSink::place(const PageRun& run, std::span<const std::byte> bytes,
                              Deadline deadline) {
-  std::uint64_t end = run.address + run.count * kPageBytes;
+  int uffd = -1;
   {
     std::lock_guard lock(mutex_);
+    if (failure_) return std::unexpected(*failure_);
     auto task = tasks_.find(run.pid);
+    std::uint64_t end = run.address + run.count * kPageBytes;
     if (task == tasks_.end() || !task->second.pending.contains(run.address, end))
-      return fail(
-          ErrorCode::kProtocol,
-          std::format("pages at {:#x} of process {} were not announced", run.address, run.pid));
+      return fail(ErrorCode::kProtocol,
+                  std::format("pages at {:#x} of process {} were not announced", run.address,
+                              run.pid));
+    uffd = task->second.uffd.get();
   }
-  GESTALT_ASSIGN(int uffd, await_uffd(run.pid, deadline));
+  if (uffd < 0) return stage(run, bytes, deadline);
+  GESTALT_ASSIGN(auto outcome, place_now(uffd, run, bytes, deadline));
+  return outcome == PlaceOutcome::kNoMapping ? stage(run, bytes, deadline) : Result<void>();
+}
+
+Result<PlaceOutcome> PageSink::place_now(int uffd, const PageRun& run,
+                                         std::span<const std::byte> bytes, Deadline deadline) {
+  std::uint64_t end = run.address + run.count * kPageBytes;
   for (std::uint64_t address = run.address; address < end;) {
     std::uint64_t placed = 0;
     GESTALT_ASSIGN(
@@ -182,6 +193,7 @@ Result<void> PageSink::place(const PageRun& run, std::span<const std::byte> byte
             : kernel_.place_pages(uffd, address, bytes.subspan(address - run.address), placed));
     address += placed;
     if (outcome == PlaceOutcome::kPlaced || placed > 0) continue;
+    if (outcome == PlaceOutcome::kNoMapping) return outcome;
     if (outcome == PlaceOutcome::kGone)
       return fail(ErrorCode::kGone, std::format("process {} died while it was restored", run.pid));
     if (outcome == PlaceOutcome::kPresent) {
@@ -195,6 +207,53 @@ Result<void> PageSink::place(const PageRun& run, std::span<const std::byte> byte
   }
   std::lock_guard lock(mutex_);
   tasks_[run.pid].pending.remove(run.address, end);
+  return PlaceOutcome::kPlaced;
+}
+
+Result<void> PageSink::stage(const PageRun& run, std::span<const std::byte> bytes,
+                             Deadline deadline) {
+  bool registered = false;
+  {
+    std::unique_lock lock(mutex_);
+    auto may_go_on = [&] {
+      return failure_ || restored_ || fault_waiting_ || staged_bytes_ < kStagingLimitBytes;
+    };
+    if (!changed_.wait_until(lock, deadline, may_go_on))
+      return fail(ErrorCode::kTimeout, "CRIU did not finish its restore in time");
+    if (failure_) return std::unexpected(*failure_);
+    registered = restored_ || std::exchange(fault_waiting_, false);
+  }
+  staged_.push_back({run, {bytes.begin(), bytes.end()}});
+  staged_bytes_ += bytes.size();
+  return registered ? place_staged(deadline) : Result<void>();
+}
+
+// What still has no mapping stays staged, which after the restore is an error.
+Result<void> PageSink::place_staged(Deadline deadline) {
+  std::vector<Staged> left;
+  std::uint64_t left_bytes = 0;
+  for (auto& staged : staged_) {
+    int uffd = -1;
+    bool restored = false;
+    {
+      std::lock_guard lock(mutex_);
+      uffd = tasks_[staged.run.pid].uffd.get();
+      restored = restored_;
+    }
+    auto outcome = PlaceOutcome::kNoMapping;
+    if (uffd >= 0) {
+      GESTALT_ASSIGN(outcome, place_now(uffd, staged.run, staged.bytes, deadline));
+    }
+    if (outcome != PlaceOutcome::kNoMapping) continue;
+    if (restored)
+      return fail(ErrorCode::kProtocol,
+                  std::format("process {} has no mapping at {:#x}", staged.run.pid,
+                              staged.run.address));
+    left_bytes += staged.bytes.size();
+    left.push_back(std::move(staged));
+  }
+  staged_ = std::move(left);
+  staged_bytes_ = left_bytes;
   return {};
 }
 
@@ -211,6 +270,17 @@ Result<void> PageSink::receive_all(PageConnection& connection, Deadline deadline
     auto bytes = std::span<const std::byte>(payload).subspan(8);
     GESTALT_TRY(place(run, bytes, deadline));
     GESTALT_TRY(fault_point(Fault::kDestinationReceivePages));
+  }
+  while (!staged_.empty()) {
+    {
+      std::unique_lock lock(mutex_);
+      auto ready = [&] { return failure_ || restored_ || fault_waiting_; };
+      if (!changed_.wait_until(lock, deadline, ready))
+        return fail(ErrorCode::kTimeout, "CRIU did not finish its restore in time");
+      if (failure_) return std::unexpected(*failure_);
+      fault_waiting_ = false;
+    }
+    GESTALT_TRY(place_staged(deadline));
   }
   std::lock_guard lock(mutex_);
   for (auto& [pid, task] : tasks_)

@@ -4,6 +4,10 @@
 // would listen on. Two threads work here: the caller's, which receives pages from the
 // source, and one that takes the descriptors and answers faults on pages that the
 // source does not have. A fault on a page that is still to come waits for it.
+//
+// CRIU registers a task's mappings only at the end of its restore. Pages that come
+// before are staged, up to a limit; beyond it the source is made to wait, unless a task
+// waits for a page.
 #pragma once
 
 #include <condition_variable>
@@ -47,22 +51,36 @@ class PageSink {
     Fd uffd;
     PageRanges pending;
   };
+  struct Staged {
+    PageRun run;
+    std::vector<std::byte> bytes;  // empty: zero pages
+  };
   void serve();
   [[nodiscard]] Result<void> serve_once();
   [[nodiscard]] Result<void> take_connection();
   [[nodiscard]] Result<void> take_descriptor();
   [[nodiscard]] Result<void> handle_event(std::uint32_t pid, int uffd);
   [[nodiscard]] Result<void> place_zero_page(int uffd, std::uint64_t address);
-  [[nodiscard]] Result<int> await_uffd(std::uint32_t pid, Deadline deadline);
   // `bytes` empty: zero pages.
   [[nodiscard]] Result<void> place(const PageRun& run, std::span<const std::byte> bytes,
                                    Deadline deadline);
+  // What place() does once the task's descriptor is here; kNoMapping: stage it.
+  [[nodiscard]] Result<PlaceOutcome> place_now(int uffd, const PageRun& run,
+                                               std::span<const std::byte> bytes,
+                                               Deadline deadline);
+  [[nodiscard]] Result<void> stage(const PageRun& run, std::span<const std::byte> bytes,
+                                   Deadline deadline);
+  [[nodiscard]] Result<void> place_staged(Deadline deadline);
   void fail_with(Error error);
 
   Kernel& kernel_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::uint32_t, Task> tasks_;
+  bool restored_ = false;        // CRIU said so: every mapping is registered
+  bool fault_waiting_ = false;   // some task waits for a page that is to come
+  std::vector<Staged> staged_;   // the receiving thread's own
+  std::uint64_t staged_bytes_ = 0;
   std::optional<Error> failure_;
   std::string socket_path_;
   Fd listener_;

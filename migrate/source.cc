@@ -4,7 +4,6 @@
 #include "migrate/source.h"
 
 #include <fcntl.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 
@@ -16,7 +15,6 @@
 namespace gestalt {
 namespace {
 
-constexpr int kPageServerDescriptor = 11;
 constexpr auto kFreezeTimeout = std::chrono::seconds(10);
 constexpr auto kResumedTimeout = std::chrono::seconds(2);
 constexpr std::size_t kHandoverPieceBytes = 1U << 20;
@@ -72,7 +70,8 @@ Result<void> MigrationSource::preflight() {
   return refuse_blockers(blockers);
 }
 
-criu_req MigrationSource::dump_request(int image_fd) const {
+// CRIU takes image_fd for a descriptor of ours.
+criu_req MigrationSource::dump_request(int image_fd, std::uint16_t taken_port) const {
   criu_req request;
   request.set_type(DUMP);
   auto& options = *request.mutable_opts();
@@ -81,7 +80,6 @@ criu_req MigrationSource::dump_request(int image_fd) const {
   options.set_log_level(2);
   options.set_log_file("dump.log");
   options.set_notify_scripts(true);
-  // CRIU lets go of the processes at the end; by then our control group holds them.
   options.set_leave_running(true);
   // The session leader, our host, stays outside.
   options.set_shell_job(true);
@@ -90,10 +88,12 @@ criu_req MigrationSource::dump_request(int image_fd) const {
   options.set_file_locks(true);
   options.set_link_remap(true);
   options.set_ghost_limit(64U << 20);
-  // CRIU writes everything but the anonymous pages, then would serve those; we read
-  // them ourselves and hang up.
+  // CRIU writes everything but the anonymous pages, then would serve those. We read them
+  // ourselves, so it gets a port to serve at that is taken: it gives up at once and lets
+  // go of the processes, which by then our control group holds.
   options.set_lazy_pages(true);
-  options.mutable_ps()->set_fd(kPageServerDescriptor);
+  options.mutable_ps()->set_address("127.0.0.1");
+  options.mutable_ps()->set_port(taken_port);
   return request;
 }
 
@@ -104,30 +104,20 @@ Result<void> MigrationSource::dump() {
                                         std::format("m-{}-source", parameters_.migration_id)));
   images_ = std::make_unique<ImageDirectory>(std::move(directory));
   GESTALT_ASSIGN(auto image_fd, open_file(images_->path(), O_RDONLY | O_DIRECTORY));
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
-    return fail_errno(errno, "make a socket pair");
-  Fd page_server_client(ends[0]);
-  Fd page_server(ends[1]);
-  CriuStart start;
-  start.descriptors = {{page_server.get(), kPageServerDescriptor}, {image_fd.get(), 12}};
-  GESTALT_ASSIGN(auto criu, CriuClient::start(start));
-  page_server.reset();
+  GESTALT_ASSIGN(auto taken, tcp_transport().listen("127.0.0.1", 0));
+  GESTALT_ASSIGN(auto criu, CriuClient::start({}));
 
   enter(SourceState::kDumping);
   io_held_ = true;
   host_.before_freeze();
   frozen_at_ = Clock::now();
   auto on_notify = [&](std::string_view script) -> Result<void> {
-    if (script != "post-dump") return {};
     // The images are complete, the processes still CRIU's: hold them ourselves.
-    auto held = freeze();
-    page_server_client.reset();
-    return held;
+    return script == "post-dump" ? freeze() : Result<void>();
   };
-  auto response = criu.request(dump_request(12), on_notify, images_->path() + "/dump.log",
+  auto response = criu.request(dump_request(image_fd.get(), taken->port()), on_notify, images_->path() + "/dump.log",
                                parameters_.deadline);
-  // With the page server hung up on, CRIU calls a complete dump a failed one.
+  // Without a page server CRIU calls the complete dump a failed one.
   if (!response && !held_) return std::unexpected(std::move(response).error());
   return {};
 }

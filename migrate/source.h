@@ -67,7 +67,7 @@ class MigrationSource {
   [[nodiscard]] Result<void> ask_leader();
   [[nodiscard]] Result<MigrationReport> finish_granted();
   [[nodiscard]] Error roll_back(Error cause);
-  [[nodiscard]] criu_req dump_request(int image_fd) const;
+  [[nodiscard]] criu_req dump_request(int image_fd, std::uint16_t taken_port) const;
   void enter(SourceState state);
 
   MigrationParameters parameters_;
