@@ -32,9 +32,16 @@ std::string kernel_release() {
   return ::uname(&name) == 0 ? name.release : "";
 }
 
+// The kernel's own boot id is shared by all containers of a machine; /run is emptied by a
+// boot of the node, whatever the node is.
 std::string boot_id() {
-  auto text = read_file("/proc/sys/kernel/random/boot_id", 256).value_or("");
-  while (!text.empty() && text.back() == '\n') text.pop_back();
+  std::string path = std::format("{}/boot-id", paths::kRunDirectory);
+  if (auto known = read_file(path, 256); known && !known->empty()) return *known;
+  auto fresh = random_bytes(16);
+  if (!fresh) return "unknown";
+  std::string text = to_hex(*fresh);
+  if (auto written = replace_file(path, text, 0600); !written)
+    log::warning("boot id not kept", log::field("error", written.error().text()));
   return text;
 }
 

@@ -1,0 +1,331 @@
+#include "daemon/migration_arbiter.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "daemon/sqlite_store.h"
+
+namespace gestalt {
+namespace {
+
+using Kind = ArbiterAction::Kind;
+using Outcome = wire::MigrationOutcome;
+using std::chrono::seconds;
+
+class Arbiter : public testing::Test {
+ protected:
+  void SetUp() override {
+    path_ = std::filesystem::temp_directory_path() / std::format("arbiter-{}", ::getpid());
+    std::filesystem::remove_all(path_);
+    std::filesystem::create_directory(path_);
+    open();
+    ASSERT_TRUE(store_->upsert_job({.job_id = 7, .node = "a", .root_pid = 100}));
+  }
+  void TearDown() override {
+    arbiter_.reset();
+    store_.reset();
+    std::filesystem::remove_all(path_);
+  }
+  void open() {
+    arbiter_.reset();
+    store_.reset();
+    auto store = open_sqlite_store((path_ / "db").string());
+    ASSERT_TRUE(store) << store.error().text();
+    store_ = std::move(*store);
+    arbiter_ = std::make_unique<MigrationArbiter>(*store_, 2);
+  }
+  // As after a crash of the leader.
+  void restart() {
+    open();
+    ASSERT_TRUE(arbiter_->restore(now_));
+  }
+
+  std::uint64_t begin(std::uint64_t job_id = 7) {
+    MigrationArbiter::Plan plan{.job_id = job_id, .pid = 100, .stand_in_pid = 99, .source = "a",
+                                .destination = "b", .secret = std::string(32, 's')};
+    plan.options.set_mode("eager");
+    plan.options.set_timeout_seconds(60);
+    actions_.clear();
+    auto id = arbiter_->begin(plan, now_, actions_);
+    EXPECT_TRUE(id) << id.error().text();
+    return id.value_or(0);
+  }
+  void ready(std::uint64_t id) {
+    wire::IncomingReady message;
+    message.set_migration_id(id);
+    message.set_address("10.0.0.2");
+    message.set_port(4000);
+    actions_ = arbiter_->incoming_ready(id, message, now_);
+  }
+  void ask(std::uint64_t id, bool online = true) {
+    actions_ = arbiter_->ask(id, "a", online, now_);
+  }
+  void outcome(std::uint64_t id, Outcome::Role role, Outcome::State state) {
+    Outcome message;
+    message.set_migration_id(id);
+    message.set_job_id(7);
+    message.set_role(role);
+    message.set_state(state);
+    if (state == Outcome::FAILED) message.mutable_error()->set_message("broke");
+    actions_ = arbiter_->outcome(message, role == Outcome::SOURCE ? "a" : "b", now_);
+  }
+  std::uint64_t granted() {
+    auto id = begin();
+    ready(id);
+    ask(id);
+    return id;
+  }
+  [[nodiscard]] Verdict on_disk(std::uint64_t id) const {
+    return (*store_->find_migration(id))->verdict;
+  }
+  // Which of these actions there are, to whom.
+  [[nodiscard]] bool has(Kind kind, const std::string& node = {}) const {
+    return find(kind, node) != nullptr;
+  }
+  [[nodiscard]] const ArbiterAction* find(Kind kind, const std::string& node = {}) const {
+    auto found = std::ranges::find_if(actions_, [&](const auto& action) {
+      return action.kind == kind && (node.empty() || action.node == node);
+    });
+    return found == actions_.end() ? nullptr : &*found;
+  }
+  [[nodiscard]] bool told(const std::string& node, Verdict verdict) const {
+    const auto* action = find(Kind::kVerdict, node);
+    return action != nullptr && action->verdict == verdict;
+  }
+
+  std::filesystem::path path_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<MigrationArbiter> arbiter_;
+  ArbiterActions actions_;
+  Clock::time_point now_ = Clock::now();
+};
+
+TEST_F(Arbiter, GoesThroughToTheEnd) {
+  auto id = begin();
+  EXPECT_TRUE(has(Kind::kPrepare, "b"));
+  EXPECT_EQ(on_disk(id), Verdict::kUndecided);
+  ready(id);
+  EXPECT_TRUE(has(Kind::kStartOutgoing, "a"));
+  ask(id);
+  EXPECT_EQ(on_disk(id), Verdict::kGranted);
+  EXPECT_TRUE(told("a", Verdict::kGranted) && told("b", Verdict::kGranted));
+  outcome(id, Outcome::DESTINATION, Outcome::RESUMED);
+  EXPECT_EQ(on_disk(id), Verdict::kCompleted);
+  EXPECT_TRUE(told("a", Verdict::kCompleted) && told("b", Verdict::kCompleted));
+  ASSERT_TRUE(has(Kind::kJobMoved, "b"));
+  EXPECT_EQ((*store_->find_job(7))->node, "b");
+  EXPECT_FALSE(has(Kind::kReply));
+  EXPECT_NE(arbiter_->of_job(7), nullptr);
+  outcome(id, Outcome::SOURCE, Outcome::DONE);
+  ASSERT_TRUE(has(Kind::kReply));
+  EXPECT_FALSE(find(Kind::kReply)->error);
+  EXPECT_EQ(arbiter_->active(), 0U);
+}
+
+TEST_F(Arbiter, RefusesASecondMigrationOfAJobAndTooMany) {
+  begin();
+  ArbiterActions ignored;
+  auto again = arbiter_->begin({.job_id = 7, .source = "a", .destination = "c"}, now_, ignored);
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code, ErrorCode::kBusy);
+  begin(8);
+  auto third = arbiter_->begin({.job_id = 9, .source = "a", .destination = "c"}, now_, ignored);
+  ASSERT_FALSE(third);
+  EXPECT_THAT(third.error().remedy, testing::HasSubstr("max_concurrent"));
+}
+
+TEST_F(Arbiter, AFailedPreparationEndsItAtOnce) {
+  auto id = begin();
+  actions_ = arbiter_->incoming_ready(id, fail(ErrorCode::kTimeout, "no answer"), now_);
+  EXPECT_EQ(on_disk(id), Verdict::kDenied);
+  EXPECT_TRUE(has(Kind::kCancel, "b"));
+  EXPECT_FALSE(has(Kind::kVerdict, "a"));  // the source knows of nothing
+  EXPECT_TRUE(find(Kind::kReply)->error);
+  EXPECT_EQ(arbiter_->active(), 0U);
+}
+
+TEST_F(Arbiter, AFailureOfEitherEndBeforeTheGrantDenies) {
+  for (auto role : {Outcome::SOURCE, Outcome::DESTINATION}) {
+    auto id = begin();
+    ready(id);
+    outcome(id, role, Outcome::FAILED);
+    EXPECT_EQ(on_disk(id), Verdict::kDenied);
+    EXPECT_TRUE(has(Kind::kCancel, "b"));
+    EXPECT_EQ(find(Kind::kReply)->error->message, "broke");
+    outcome(id, Outcome::SOURCE, Outcome::FAILED);  // it has thawed
+    EXPECT_EQ(arbiter_->active(), 0U);
+    ask(id);  // too late
+    EXPECT_TRUE(told("a", Verdict::kDenied));
+    EXPECT_EQ(on_disk(id), Verdict::kDenied);
+  }
+}
+
+TEST_F(Arbiter, ADestinationThatIsNotOnlineIsDenied) {
+  auto id = begin();
+  ready(id);
+  ask(id, false);
+  EXPECT_EQ(on_disk(id), Verdict::kDenied);
+  EXPECT_TRUE(told("a", Verdict::kDenied));
+}
+
+TEST_F(Arbiter, OnlyTheSourceMayAsk) {
+  auto id = begin();
+  ready(id);
+  actions_ = arbiter_->ask(id, "b", true, now_);
+  EXPECT_EQ(on_disk(id), Verdict::kUndecided);
+  EXPECT_TRUE(actions_.empty());
+}
+
+TEST_F(Arbiter, ATimeoutDeniesBeforeTheGrantOnly) {
+  auto id = begin();
+  ready(id);
+  actions_ = arbiter_->tick(now_ + seconds(61));
+  EXPECT_EQ(on_disk(id), Verdict::kDenied);
+  EXPECT_EQ(find(Kind::kReply)->error->code, ErrorCode::kTimeout);
+  (void)arbiter_->tick(now_ + seconds(120));
+  auto other = granted();
+  actions_ = arbiter_->tick(now_ + seconds(3600));
+  EXPECT_EQ(on_disk(other), Verdict::kGranted);
+}
+
+TEST_F(Arbiter, AfterTheGrantADestinationThatFailsIsRolledBack) {
+  auto id = granted();
+  outcome(id, Outcome::DESTINATION, Outcome::FAILED);
+  EXPECT_EQ(on_disk(id), Verdict::kRolledBack);
+  EXPECT_TRUE(told("a", Verdict::kRolledBack) && told("b", Verdict::kRolledBack));
+  EXPECT_TRUE(find(Kind::kReply)->error);
+  EXPECT_FALSE(has(Kind::kSourceExited));
+}
+
+TEST_F(Arbiter, ADestinationNodeThatFailedComesBackTooLate) {
+  auto id = granted();
+  actions_ = arbiter_->node_failed("b", now_);
+  EXPECT_EQ(on_disk(id), Verdict::kRolledBack);
+  EXPECT_TRUE(told("a", Verdict::kRolledBack));
+  Outcome pending;
+  pending.set_migration_id(id);
+  pending.set_job_id(7);
+  pending.set_role(Outcome::DESTINATION);
+  pending.set_state(Outcome::RESUMED);
+  actions_ = arbiter_->node_connected("b", {pending}, now_);
+  EXPECT_TRUE(told("b", Verdict::kRolledBack));
+  EXPECT_EQ((*store_->find_job(7))->node, "a");
+}
+
+TEST_F(Arbiter, TheSourceMayDieAfterTheGrant) {
+  auto id = granted();
+  actions_ = arbiter_->node_failed("a", now_);
+  EXPECT_EQ(on_disk(id), Verdict::kGranted);
+  outcome(id, Outcome::DESTINATION, Outcome::RESUMED);
+  EXPECT_EQ(on_disk(id), Verdict::kCompleted);
+  EXPECT_TRUE(has(Kind::kJobMoved, "b"));
+  EXPECT_FALSE(find(Kind::kReply)->error);
+  EXPECT_EQ(arbiter_->active(), 0U);
+}
+
+TEST_F(Arbiter, BothEndsGoneIsTheEndOfTheJob) {
+  granted();
+  actions_ = arbiter_->node_failed("a", now_);
+  actions_ = arbiter_->node_failed("b", now_);
+  EXPECT_TRUE(has(Kind::kSourceExited, "a"));
+}
+
+TEST_F(Arbiter, TheSourceNodeFailingBeforeTheGrantDenies) {
+  auto id = begin();
+  ready(id);
+  actions_ = arbiter_->node_failed("a", now_);
+  EXPECT_EQ(on_disk(id), Verdict::kDenied);
+  EXPECT_TRUE(has(Kind::kCancel, "b"));
+  EXPECT_EQ(arbiter_->of_job(7), nullptr);
+}
+
+TEST_F(Arbiter, TheEndOfAFrozenCopyIsNotTheEndOfTheJob) {
+  auto id = begin();
+  ready(id);
+  bool moved_on = true;
+  actions_ = arbiter_->copy_ended(7, "a", now_, moved_on);
+  EXPECT_FALSE(moved_on);
+  EXPECT_EQ(on_disk(id), Verdict::kDenied);
+  granted();
+  actions_ = arbiter_->copy_ended(7, "a", now_, moved_on);
+  EXPECT_TRUE(moved_on);
+  actions_ = arbiter_->copy_ended(7, "b", now_, moved_on);
+  EXPECT_TRUE(moved_on);  // not resumed yet: an outcome will follow
+}
+
+TEST_F(Arbiter, ALeaderThatRestartsDeniesTheUndecided) {
+  auto id = begin();
+  ready(id);
+  restart();
+  EXPECT_EQ(on_disk(id), Verdict::kDenied);
+  Outcome pending;
+  pending.set_migration_id(id);
+  pending.set_role(Outcome::SOURCE);
+  actions_ = arbiter_->node_connected("a", {pending}, now_);
+  EXPECT_TRUE(told("a", Verdict::kDenied));
+  ask(id);
+  EXPECT_TRUE(told("a", Verdict::kDenied));
+}
+
+TEST_F(Arbiter, ALeaderThatRestartsHearsHowAGrantedOneEnded) {
+  auto id = granted();
+  restart();
+  EXPECT_NE(arbiter_->of_job(7), nullptr);
+  Outcome resumed;
+  resumed.set_migration_id(id);
+  resumed.set_job_id(7);
+  resumed.set_role(Outcome::DESTINATION);
+  resumed.set_state(Outcome::RESUMED);
+  resumed.set_pid(100);
+  actions_ = arbiter_->node_connected("b", {resumed}, now_);
+  EXPECT_EQ(on_disk(id), Verdict::kCompleted);
+  EXPECT_TRUE(has(Kind::kJobMoved, "b"));
+  actions_ = arbiter_->node_connected("a", {}, now_);
+  EXPECT_TRUE(told("a", Verdict::kCompleted));
+}
+
+TEST_F(Arbiter, ADestinationThatHasLostAGrantedOneIsRolledBack) {
+  auto id = granted();
+  restart();
+  actions_ = arbiter_->node_connected("b", {}, now_);
+  EXPECT_EQ(on_disk(id), Verdict::kRolledBack);
+}
+
+TEST_F(Arbiter, ANodeThatBelongsToNoEndLearnsNothing) {
+  auto id = granted();
+  Outcome pending;
+  pending.set_migration_id(id);
+  pending.set_role(Outcome::DESTINATION);
+  pending.set_state(Outcome::RESUMED);
+  actions_ = arbiter_->outcome(pending, "c", now_);
+  EXPECT_TRUE(actions_.empty());
+  EXPECT_EQ(on_disk(id), Verdict::kGranted);
+}
+
+TEST_F(Arbiter, LateSignalsGoToTheNewNode) {
+  auto id = granted();
+  outcome(id, Outcome::DESTINATION, Outcome::RESUMED);
+  Outcome done;
+  done.set_migration_id(id);
+  done.set_role(Outcome::SOURCE);
+  done.set_state(Outcome::DONE);
+  done.add_late_signals()->set_signal(15);
+  actions_ = arbiter_->outcome(done, "a", now_);
+  ASSERT_TRUE(has(Kind::kLateSignals, "b"));
+  EXPECT_EQ(find(Kind::kLateSignals)->late_signals.at(0).signal(), 15U);
+}
+
+TEST_F(Arbiter, ACompletedOneIsReportedEvenIfTheSourceNeverCleansUp) {
+  auto id = granted();
+  outcome(id, Outcome::DESTINATION, Outcome::RESUMED);
+  actions_ = arbiter_->tick(now_ + seconds(31));
+  ASSERT_TRUE(has(Kind::kReply));
+  EXPECT_FALSE(find(Kind::kReply)->error);
+}
+
+}  // namespace
+}  // namespace gestalt

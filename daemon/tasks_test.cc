@@ -1,0 +1,122 @@
+#include "daemon/tasks.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "common/cgroup.h"
+#include "daemon/load.h"
+
+namespace gestalt {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A procfs made of plain files.
+class FakeProc : public testing::Test {
+ protected:
+  void SetUp() override {
+    proc_ = fs::temp_directory_path() / std::format("proc-{}", ::getpid());
+    fs::remove_all(proc_);
+    fs::create_directory(proc_);
+  }
+  void TearDown() override { fs::remove_all(proc_); }
+
+  static std::string stat_line(int pid, char state, int parent, int threads) {
+    return std::format(
+        "{} (a (b) c) {} {} 1 1 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 {} 0 100 4096000 25 0\n", pid,
+        state, parent, threads);
+  }
+  void add(int pid, char state, int parent, const std::string& cgroup, int threads = 1) {
+    auto directory = proc_ / std::to_string(pid);
+    fs::create_directory(directory);
+    std::ofstream(directory / "stat") << stat_line(pid, state, parent, threads);
+    std::ofstream(directory / "status") << "Name:\tx\nUid:\t1000\t1000\t1000\t1000\n";
+    std::ofstream(directory / "cmdline") << std::string("prog\0-x\0", 8);
+    std::ofstream(directory / "cgroup") << "1:cpu:/\n0::" << cgroup << "\n";
+    for (int i = 1; threads > 1 && i <= threads; ++i) {
+      auto thread = directory / "task" / std::to_string(pid + i);
+      fs::create_directories(thread);
+      std::ofstream(thread / "stat") << stat_line(pid + i, i == 1 ? 'S' : 'R', parent, threads);
+    }
+  }
+  [[nodiscard]] TaskView view() const {
+    return {.proc = proc_.string(), .node = "n1", .pid_first = 1000, .pid_last = 1999,
+            .roots = {{3, 1001}, {4, 500}}};
+  }
+  fs::path proc_;
+};
+
+TEST_F(FakeProc, MapsTasksToJobs) {
+  add(1001, 'S', 1000, "/gestalt/job-3/payload");
+  add(1002, 'R', 1001, "/gestalt/job-3");
+  add(1000, 'S', 1, "/");
+  auto tasks = list_tasks(view());
+  ASSERT_TRUE(tasks) << tasks.error().text();
+  ASSERT_EQ(tasks->size(), 3U);
+  EXPECT_EQ((*tasks)[0].job_id(), 0U);
+  EXPECT_EQ((*tasks)[1].job_id(), 3U);
+  EXPECT_TRUE((*tasks)[1].is_root());
+  EXPECT_FALSE((*tasks)[2].is_root());
+  EXPECT_EQ((*tasks)[2].parent_pid(), 1001U);
+  EXPECT_EQ((*tasks)[2].command(), "prog -x");
+  EXPECT_EQ((*tasks)[2].uid(), 1000U);
+  EXPECT_EQ((*tasks)[2].state(), "R");
+  EXPECT_GT((*tasks)[2].resident_bytes(), 0U);
+}
+
+TEST_F(FakeProc, MarksPidsOutsideTheSliceUnlessTheyMovedHere) {
+  add(2500, 'S', 1, "/gestalt/job-3");
+  add(500, 'S', 1, "/gestalt/job-4");   // the root of a job that came from elsewhere
+  add(501, 'S', 500, "/gestalt/job-4");
+  add(1500, 'S', 1, "/gestalt/job-3");
+  EXPECT_TRUE(read_task(view(), 2500)->outside_slice());
+  EXPECT_FALSE(read_task(view(), 500)->outside_slice());
+  EXPECT_FALSE(read_task(view(), 501)->outside_slice());
+  EXPECT_FALSE(read_task(view(), 1500)->outside_slice());
+}
+
+TEST_F(FakeProc, AProcessThatIsGone) {
+  auto task = read_task(view(), 77);
+  ASSERT_FALSE(task);
+  EXPECT_EQ(task.error().code, ErrorCode::kGone);
+}
+
+TEST_F(FakeProc, CountsThreadsThatRun) {
+  add(1001, 'R', 1, "/");
+  add(1002, 'S', 1, "/");
+  add(1003, 'D', 1, "/");
+  add(1010, 'S', 1, "/", 3);
+  auto counts = count_tasks(proc_.string());
+  ASSERT_TRUE(counts);
+  EXPECT_EQ(counts->processes, 4U);
+  EXPECT_EQ(counts->active, 4U);
+}
+
+TEST(Load, ParsesCpuMax) {
+  EXPECT_DOUBLE_EQ(parse_cpu_max("40000 100000\n"), 0.4);
+  EXPECT_DOUBLE_EQ(parse_cpu_max("max 100000\n"), 0);
+  EXPECT_DOUBLE_EQ(parse_cpu_max(""), 0);
+  EXPECT_DOUBLE_EQ(parse_cpu_max("5 0"), 0);
+}
+
+TEST(Load, ParsesMeminfo) {
+  auto memory = parse_meminfo("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  400 kB\n");
+  ASSERT_TRUE(memory);
+  EXPECT_EQ(memory->total_bytes, 1024000U);
+  EXPECT_EQ(memory->available_bytes, 409600U);
+  EXPECT_FALSE(parse_meminfo("nonsense"));
+}
+
+TEST(Load, MeasuresThisMachine) {
+  auto load = measure_load(usable_cpus(), "/proc");
+  EXPECT_GT(load.cpus(), 0);
+  EXPECT_GT(load.memory_total_bytes(), 0U);
+  EXPECT_GT(load.tasks(), 0U);
+  EXPECT_NE(load_file_text("n1", load).find("node=n1\n"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace gestalt
