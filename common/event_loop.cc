@@ -101,6 +101,7 @@ int EventLoop::run_timers() {
 
 void EventLoop::run() {
   std::array<epoll_event, 32> events;
+  stopped_ = false;
   while (!stopped_) {
     int timeout = run_timers();
     if (stopped_) return;

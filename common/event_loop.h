@@ -36,6 +36,7 @@ class EventLoop {
   // Runs `task` when the current handler has returned.
   void defer(Task task);
 
+  // Until stop() is called by a handler; may be run again.
   void run();
   void stop() { stopped_ = true; }
 

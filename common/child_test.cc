@@ -1,0 +1,115 @@
+#include "common/child.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <fstream>
+
+#include "common/cgroup.h"
+#include "common/fd.h"
+
+namespace gestalt {
+namespace {
+
+Deadline soon() { return deadline_in(std::chrono::seconds(5)); }
+
+// What `program` writes to its descriptor 1.
+std::string output_of(SpawnOptions options, const std::function<int()>& setup = nullptr) {
+  auto pipe = make_pipe();
+  EXPECT_TRUE(pipe);
+  options.descriptors.emplace_back(pipe->write.get(), 1);
+  auto pid = spawn(options, setup);
+  EXPECT_TRUE(pid) << pid.error().text();
+  pipe->write.reset();
+  std::string text;
+  char buffer[4096];
+  for (ssize_t count = 0; (count = ::read(pipe->read.get(), buffer, sizeof buffer)) > 0;)
+    text.append(buffer, static_cast<std::size_t>(count));
+  EXPECT_EQ(wait_child(*pid, soon()), 0);
+  return text;
+}
+
+TEST(Spawn, RunsWithJustTheArrangedDescriptors) {
+  auto extra = open_file("/dev/null", O_RDONLY);
+  ASSERT_TRUE(extra);
+  ASSERT_EQ(::fcntl(extra->get(), F_SETFD, 0), 0);  // as if it had leaked into us
+  SpawnOptions options;
+  options.argv = {"/bin/sh", "-c", "for f in /proc/$$/fd/*; do echo ${f##*/}; done"};
+  EXPECT_EQ(output_of(options), "0\n1\n2\n");
+}
+
+TEST(Spawn, PassesEnvironmentAndSwappedDescriptors) {
+  auto one = make_pipe();
+  auto two = make_pipe();
+  ASSERT_TRUE(one && two);
+  SpawnOptions options;
+  options.argv = {"/bin/sh", "-c", "echo $NAME >&20; echo other >&21"};
+  options.environment = {"NAME=value"};
+  // Each target is the other's source.
+  Fd a(::fcntl(one->write.get(), F_DUPFD_CLOEXEC, 20));
+  Fd b(::fcntl(two->write.get(), F_DUPFD_CLOEXEC, 21));
+  options.descriptors = {{a.get(), b.get()}, {b.get(), a.get()}};
+  auto pid = spawn(options);
+  ASSERT_TRUE(pid) << pid.error().text();
+  ASSERT_EQ(wait_child(*pid, soon()), 0);
+  char buffer[16] = {};
+  EXPECT_EQ(::read(two->read.get(), buffer, sizeof buffer), 6);
+  EXPECT_STREQ(buffer, "value\n");
+}
+
+TEST(Spawn, SaysWhyAProgramDoesNotStart) {
+  SpawnOptions missing;
+  missing.argv = {"nothing"};
+  missing.programs = {"/nonexistent/a", "/nonexistent/b"};
+  EXPECT_EQ(spawn(missing).error().code, ErrorCode::kExecNotFound);
+  SpawnOptions denied;
+  denied.argv = {"/etc/passwd"};
+  EXPECT_EQ(spawn(denied).error().code, ErrorCode::kExecDenied);
+  SpawnOptions failing;
+  failing.argv = {"/bin/true"};
+  EXPECT_EQ(spawn(failing, [] { return ENOSPC; }).error().code, ErrorCode::kNoSpace);
+  EXPECT_EQ(spawn({}).error().code, ErrorCode::kInvalidArgument);
+}
+
+TEST(Spawn, TriesCandidatesAndScriptsWithoutInterpreterLine) {
+  std::string script = std::format("/tmp/script-{}", ::getpid());
+  std::ofstream(script) << "echo \"$0 $1\"\n";
+  ASSERT_EQ(::chmod(script.c_str(), 0755), 0);
+  SpawnOptions options;
+  options.argv = {"name", "argument"};
+  options.programs = {"/nonexistent/name", script};
+  EXPECT_EQ(output_of(options), script + " argument\n");
+  ::unlink(script.c_str());
+}
+
+TEST(Spawn, ResetsSignals) {
+  (void)::signal(SIGUSR1, SIG_IGN);
+  SpawnOptions options;
+  options.argv = {"/bin/sh", "-c", "grep -E '^Sig(Ign|Blk)' /proc/$$/status"};
+  EXPECT_EQ(output_of(options), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+  (void)::signal(SIGUSR1, SIG_DFL);
+}
+
+TEST(WaitChild, EndsByItsDeadline) {
+  SpawnOptions options;
+  options.argv = {"/bin/sleep", "60"};
+  auto pid = spawn(options);
+  ASSERT_TRUE(pid);
+  EXPECT_EQ(wait_child(*pid, deadline_in(milliseconds(20))).error().code, ErrorCode::kTimeout);
+  ::kill(*pid, SIGKILL);
+  EXPECT_EQ(wait_child(*pid, soon()), SIGKILL);
+}
+
+TEST(JobCgroup, NamesAndJobsCorrespond) {
+  EXPECT_EQ(job_cgroup_name(12), "gestalt/job-12");
+  EXPECT_EQ(job_of_cgroup("/gestalt/job-12"), 12U);
+  EXPECT_EQ(job_of_cgroup("/system.slice/x/gestalt/job-7/sub"), 7U);
+  EXPECT_EQ(job_of_cgroup("/user.slice"), 0U);
+  EXPECT_EQ(job_of_cgroup("/gestalt/job-"), 0U);
+}
+
+}  // namespace
+}  // namespace gestalt

@@ -1,0 +1,72 @@
+#include "migrate/pagemap_image.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+namespace gestalt {
+namespace {
+
+std::string varint(std::uint64_t value) {
+  std::string out;
+  for (; value >= 128; value >>= 7) out += static_cast<char>(value | 128);
+  return out + static_cast<char>(value);
+}
+
+std::string word(std::uint32_t value) {
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
+std::string entry(std::string_view body) {
+  return word(static_cast<std::uint32_t>(body.size())) + std::string(body);
+}
+
+std::string field(int number, std::uint64_t value) {
+  return varint(static_cast<std::uint64_t>(number) << 3) + varint(value);
+}
+
+const std::string kFront = word(0x54564319) + word(0x56084025) + entry(field(1, 1));
+
+TEST(PagemapImage, TakesLazyPagesOnly) {
+  auto lazy = parse_lazy_pages(
+      kFront + entry(field(1, 0x1000) + field(2, 2) + field(4, 2)) +
+      entry(field(1, 0x8000) + field(2, 5) + field(4, 4)) +
+      entry(field(1, 0x20000) + field(2, 1) + field(3, 0) + field(4, 6)));
+  ASSERT_TRUE(lazy) << lazy.error().text();
+  EXPECT_TRUE(lazy->contains(0x1000, 0x3000));
+  EXPECT_FALSE(lazy->contains(0x8000));
+  EXPECT_TRUE(lazy->contains(0x20000));
+}
+
+TEST(PagemapImage, PrefersTheWideCountOfCriu42) {
+  auto lazy =
+      parse_lazy_pages(kFront + entry(field(1, 0x1000) + field(2, 0) + field(4, 2) + field(5, 3)));
+  ASSERT_TRUE(lazy);
+  EXPECT_EQ(lazy->bytes(), 3U * 4096);
+}
+
+TEST(PagemapImage, NoPagesAtAll) {
+  auto lazy = parse_lazy_pages(kFront);
+  ASSERT_TRUE(lazy);
+  EXPECT_TRUE(lazy->empty());
+}
+
+TEST(PagemapImage, RefusesDamage) {
+  std::string good = kFront + entry(field(1, 0x1000) + field(2, 2) + field(4, 2));
+  EXPECT_FALSE(parse_lazy_pages(""));
+  EXPECT_FALSE(parse_lazy_pages(good.substr(0, good.size() - 1)));
+  EXPECT_FALSE(parse_lazy_pages(good + "x"));
+  std::string foreign = good;
+  foreign[0] = 'x';
+  EXPECT_FALSE(parse_lazy_pages(foreign));
+  EXPECT_FALSE(parse_lazy_pages(kFront + entry(field(1, 0x1001) + field(2, 1) + field(4, 2))));
+  EXPECT_FALSE(
+      parse_lazy_pages(kFront + entry(field(1, 0x1000) + field(2, ~0ULL) + field(4, 2))));
+  EXPECT_FALSE(
+      parse_lazy_pages(kFront + entry(field(1, 1ULL << 47) + field(2, 1) + field(4, 2))));
+  EXPECT_FALSE(parse_lazy_pages(kFront + word(0xffffffff)));
+  EXPECT_FALSE(parse_lazy_pages(kFront + entry("\xff\xff\xff")));
+}
+
+}  // namespace
+}  // namespace gestalt
