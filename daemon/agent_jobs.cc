@@ -212,6 +212,7 @@ void AgentJobs::incoming_failed(std::uint64_t migration_id, const Error& error) 
     kept.outcome = message.migration_outcome();
     migrations_[migration_id] = std::move(kept);
   }
+  remove_cgroup(message.migration_outcome().job_id());
 }
 
 Awaitable<> AgentJobs::readopt(Clock::duration timeout) {

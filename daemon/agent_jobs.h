@@ -80,6 +80,9 @@ class AgentJobs {
   void arrived(LocalMigration& migration);
   void ended(std::uint64_t job_id, std::uint32_t wait_status);
   void forget_job(std::uint64_t job_id);
+  void remove_cgroup(std::uint64_t job_id);
+  static Awaitable<> remove_later(AgentJobs* self, std::uint64_t job_id);
+  [[nodiscard]] bool is_here(std::uint64_t job_id) const;
   bool verdict(const wire::Message& message);
   bool to_job(std::uint64_t job_id, const wire::Message& message);
   bool to_migration(std::uint64_t migration_id, const wire::Message& message);

@@ -1,4 +1,6 @@
 // AgentJobs: what the leader and the stand-ins say to each other.
+#include <algorithm>
+
 #include "daemon/agent_jobs.h"
 
 namespace gestalt {
@@ -8,6 +10,8 @@ using Outcome = wire::MigrationOutcome;
 
 constexpr auto kCleanUpTimeout = std::chrono::seconds(5);
 constexpr std::uint32_t kKilled = 9;
+constexpr auto kRemoveRetry = std::chrono::milliseconds(20);
+constexpr auto kLongestRemoveRetry = std::chrono::seconds(3);
 
 }  // namespace
 
@@ -196,7 +200,7 @@ void AgentJobs::ended(std::uint64_t job_id, std::uint32_t wait_status) {
 
 void AgentJobs::forget_job(std::uint64_t job_id) {
   jobs_.erase(job_id);
-  cgroups_.remove(job_id);
+  remove_cgroup(job_id);
 }
 
 void AgentJobs::on_closed(const std::shared_ptr<Connection>& connection, const Error& reason) {
@@ -206,11 +210,14 @@ void AgentJobs::on_closed(const std::shared_ptr<Connection>& connection, const E
     migration.stand_in.reset();
     auto state = migration.outcome.state();
     if (migration.arriving && state != Outcome::FAILED) {
-      incoming_failed(id, Error{ErrorCode::kGone, "the stand-in ended: " + reason.message, {}});
+      incoming_failed(
+          id, Error{ErrorCode::kGone,
+                    std::format("the stand-in on {} ended unexpectedly: {}", node_, reason.message),
+                    {}});
       continue;
     }
     if (migration.arriving) (void)cgroups_.kill(migration.outcome.job_id());
-    cgroups_.remove(migration.outcome.job_id());
+    remove_cgroup(migration.outcome.job_id());
     bool final = state == Outcome::FAILED || state == Outcome::DONE;
     // What the leader does not know yet goes into the next hello.
     if (migration.heard || (!final && migration.outcome.role() == Outcome::SOURCE))
@@ -231,6 +238,28 @@ void AgentJobs::on_closed(const std::shared_ptr<Connection>& connection, const E
   }
 }
 
+bool AgentJobs::is_here(std::uint64_t job_id) const {
+  if (jobs_.contains(job_id)) return true;
+  return std::ranges::any_of(migrations_, [&](const auto& entry) {
+    const LocalMigration& migration = entry.second;
+    return migration.outcome.job_id() == job_id && migration.arriving &&
+           (migration.stand_in || migration.waiting);
+  });
+}
+
+void AgentJobs::remove_cgroup(std::uint64_t job_id) {
+  if (!is_here(job_id) && !cgroups_.remove(job_id))
+    asio::co_spawn(context_, remove_later(this, job_id), asio::detached);
+}
+
+// Unless the job comes back meanwhile: its new stand-in has made the group for itself.
+Awaitable<> AgentJobs::remove_later(AgentJobs* self, std::uint64_t job_id) {
+  for (Clock::duration delay = kRemoveRetry; delay <= kLongestRemoveRetry; delay *= 2) {
+    co_await sleep_for(delay);
+    if (self->is_here(job_id) || self->cgroups_.remove(job_id)) co_return;
+  }
+}
+
 void AgentJobs::discard(std::uint64_t job_id, std::string_view why) {
   log::warning("job discarded", log::field("job", job_id), log::field("reason", why));
   auto connection = stand_in_of(job_id);
@@ -239,8 +268,8 @@ void AgentJobs::discard(std::uint64_t job_id, std::string_view why) {
     message.mutable_job_abandon()->set_job_id(job_id);
     connection->send(message);
   }
-  jobs_.erase(job_id);
   (void)cgroups_.kill(job_id);
+  forget_job(job_id);
 }
 
 void AgentJobs::all_gone() {

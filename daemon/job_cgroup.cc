@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <format>
 #include <vector>
@@ -15,13 +16,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void remove_tree(const fs::path& directory) {
+bool remove_tree(const fs::path& directory) {
   std::error_code ignored;
   std::vector<fs::path> below;
   for (const auto& entry : fs::directory_iterator(directory, ignored))
     if (entry.is_directory(ignored)) below.push_back(entry.path());
-  for (const auto& each : below) remove_tree(each);
-  ::rmdir(directory.c_str());
+  for (const auto& each : below) (void)remove_tree(each);
+  return ::rmdir(directory.c_str()) == 0 || errno == ENOENT;
 }
 
 }  // namespace
@@ -40,8 +41,8 @@ Result<void> JobCgroups::kill(std::uint64_t job_id) const {
   return written;
 }
 
-void JobCgroups::remove(std::uint64_t job_id) const {
-  if (!mount_.empty()) remove_tree(directory(job_id));
+bool JobCgroups::remove(std::uint64_t job_id) const {
+  return mount_.empty() || remove_tree(directory(job_id));
 }
 
 std::set<std::uint64_t> JobCgroups::populated() const {

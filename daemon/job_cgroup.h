@@ -18,8 +18,9 @@ class JobCgroups {
   [[nodiscard]] std::string directory(std::uint64_t job_id) const;
   // SIGKILL to every process in it and below, frozen or not. No such cgroup: no error.
   Result<void> kill(std::uint64_t job_id) const;
-  // Removes the empty ones of a job that is over; best effort.
-  void remove(std::uint64_t job_id) const;
+  // Removes it and all below it. False while there are processes in it: those that were
+  // killed take a moment to go.
+  [[nodiscard]] bool remove(std::uint64_t job_id) const;
   // Jobs whose cgroup holds processes.
   [[nodiscard]] std::set<std::uint64_t> populated() const;
 

@@ -272,7 +272,9 @@ ArbiterActions MigrationArbiter::copy_ended(std::uint64_t job_id, const std::str
       if (migration.record.verdict == Verdict::kUndecided)
         deny(migration, Error{ErrorCode::kGone, "the process ended before it had moved", {}}, now,
              out);
-      if (!moved_on) ended_.insert(id);
+      // No figures will come, and there is nothing left to clean up.
+      if (migration.record.verdict == Verdict::kCompleted) reply(migration, std::nullopt, {}, out);
+      if (migration.record.verdict != Verdict::kGranted) ended_.insert(id);
     } else if (migration.record.destination == node) {
       // An end before the resumption is an outcome, not an exit.
       moved_on = !migration.destination_resumed;
@@ -377,7 +379,9 @@ void MigrationArbiter::roll_back(Migration& migration, const Error& why, Arbiter
 }
 
 void MigrationArbiter::complete(Migration& migration, Clock::time_point now, ArbiterActions& out) {
-  if (auto fault = fault_point(Fault::kLeaderComplete); !fault) return;  // tick() tries again
+  // A failure here is of the first attempt; tick() tries again.
+  if (!std::exchange(migration.completion_tried, true) && !fault_point(Fault::kLeaderComplete))
+    return;
   if (!decide(migration, Verdict::kGranted, Verdict::kCompleted, {})) return;
   migration.deadline = now + kDoneTimeout;
   auto moved = action(Kind::kJobMoved, migration, migration.record.destination);

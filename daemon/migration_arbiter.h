@@ -58,6 +58,7 @@ struct Migration {
   bool outgoing_started = false;
   bool source_gone = false;  // its node failed, or its copy ended
   bool destination_resumed = false;
+  bool completion_tried = false;
   bool replied = false;
   Clock::time_point began;
   Deadline deadline;  // of the current wait; GRANTED has none: see tick()

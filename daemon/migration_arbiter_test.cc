@@ -319,6 +319,17 @@ TEST_F(Arbiter, LateSignalsGoToTheNewNode) {
   EXPECT_EQ(find(Kind::kLateSignals)->late_signals.at(0).signal(), 15U);
 }
 
+TEST_F(Arbiter, ASourceThatDiesAfterTheCommitDelaysNothing) {
+  auto id = granted();
+  outcome(id, Outcome::DESTINATION, Outcome::RESUMED);
+  bool moved_on = false;
+  actions_ = arbiter_->copy_ended(7, "a", now_, moved_on);
+  EXPECT_TRUE(moved_on);
+  ASSERT_TRUE(has(Kind::kReply));
+  EXPECT_FALSE(find(Kind::kReply)->error);
+  EXPECT_EQ(arbiter_->active(), 0U);
+}
+
 TEST_F(Arbiter, ACompletedOneIsReportedEvenIfTheSourceNeverCleansUp) {
   auto id = granted();
   outcome(id, Outcome::DESTINATION, Outcome::RESUMED);
