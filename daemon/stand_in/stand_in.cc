@@ -262,8 +262,12 @@ void StandIn::abandon() {
   hang_up.set_signal(SIGHUP);
   hang_up.set_to_group(true);
   deliver(hang_up);
+  kill_after_grace();
+}
+
+void StandIn::kill_after_grace() {
   (void)loop_.after(kHangUpGrace, [this] {
-    if (!root_status_ && !migration_) (void)group_->kill();
+    if (root_ != 0 && !root_status_ && !migration_) (void)group_->kill();
   });
 }
 

@@ -59,6 +59,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   void root_ended();
   void send_exit();
   void abandon();
+  void kill_after_grace();
   void leave_when_empty();
   void leave();
   void reply(const wire::Message& request, wire::Message answer);
@@ -70,6 +71,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   void cancel_migration(std::uint64_t migration_id);
   void outgoing_finished(Result<MigrationReport> outcome);
   void incoming_finished(Result<void> outcome);
+  void forget_job();
   void report_outcome(wire::MigrationOutcome::State state, const Error* error,
                       const MigrationReport* report);
   [[nodiscard]] wire::MigrationOutcome pending_outcome() const;

@@ -69,15 +69,24 @@ void StandIn::outgoing_finished(Result<MigrationReport> outcome) {
   if (!outcome) {
     report_outcome(wire::MigrationOutcome::FAILED, &outcome.error(), nullptr);
     migration_.reset();
-    on_child_events();
-    if (root_status_) root_ended();
-    return;
+    if (root_status_) {
+      root_ended();
+    } else if (abandoned_) {
+      kill_after_grace();
+    }
+    return on_child_events();
   }
   report_outcome(wire::MigrationOutcome::DONE, nullptr, &*outcome);
   log::info("job moved away", log::field("job", job_id_), log::field("to", root_node_),
             log::field("freeze_seconds", outcome->freeze_seconds));
   migration_.reset();
   // The processes here have been killed; once they are reaped, this pid is free again.
+  forget_job();
+}
+
+// The job is not here (any more): what was killed is reaped, not reported.
+void StandIn::forget_job() {
+  root_ = 0;
   exit_acknowledged_ = true;
   on_child_events();
 }
@@ -229,17 +238,14 @@ void StandIn::incoming_finished(Result<void> outcome) {
       reply(incoming_request_, error_answer(outcome.error()));
     report_outcome(wire::MigrationOutcome::FAILED, &outcome.error(), nullptr);
     migration_.reset();
-    // Nothing of the job is here: reap what was killed, and go.
-    root_status_ = 0;
-    exit_acknowledged_ = true;
-    return on_child_events();
+    return forget_job();
   }
   log::info("job moved in", log::field("job", job_id_), log::field("pid", root_));
   migration_.reset();
   stdio_->start();
   stdio_->resync();
-  on_child_events();
   if (root_status_) root_ended();
+  on_child_events();
 }
 
 // ------------------------------------------------------------------- both

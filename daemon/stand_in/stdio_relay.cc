@@ -124,12 +124,23 @@ void StdioRelay::unwatch_all() {
 
 // Reads only what the client's window has room for: its slowness reaches the job.
 void StdioRelay::watch_output(Output& output) {
-  if (!running_ || fd_of(output) < 0) return;
-  bool wanted = output.ended || output.closed || output.sender.room() > 0;
-  std::uint32_t events = wanted ? std::uint32_t{EPOLLIN} : 0U;
-  if (output.terminal && stdio_.in() == wire::STDIO_TTY && !input_.receiver.pending().empty())
-    events |= EPOLLOUT;
-  loop_.change(fd_of(output), events);
+  if (output.terminal) return watch_terminal();
+  if (!running_ || !output.pipe) return;
+  loop_.change(output.pipe.get(), wants_output(output) ? std::uint32_t{EPOLLIN} : 0U);
+}
+
+bool StdioRelay::wants_output(const Output& output) {
+  return output.ended || output.closed || output.sender.room() > 0;
+}
+
+void StdioRelay::watch_terminal() {
+  if (!running_ || !terminal_ || terminal_->master() < 0) return;
+  // Without an output stream of its own, its echo is read and thrown away.
+  auto carrier = std::ranges::find_if(outputs_, &Output::terminal);
+  bool readable = carrier == outputs_.end() || wants_output(*carrier);
+  bool writable = stdio_.in() == wire::STDIO_TTY && !input_.receiver.pending().empty();
+  loop_.change(terminal_->master(), (readable ? std::uint32_t{EPOLLIN} : 0U) |
+                                        (writable ? std::uint32_t{EPOLLOUT} : 0U));
 }
 
 void StdioRelay::on_terminal_events(std::uint32_t events) {
@@ -238,9 +249,7 @@ void StdioRelay::write_input() {
     input_.pipe.reset();
   }
   if (input_.pipe) loop_.change(input_.pipe.get(), pending.empty() ? 0U : std::uint32_t{EPOLLOUT});
-  if (terminal_)
-    for (auto& output : outputs_)
-      if (output.terminal) watch_output(output);
+  watch_terminal();
 }
 
 void StdioRelay::close_input() {

@@ -78,6 +78,8 @@ class StdioRelay {
   [[nodiscard]] int fd_of(const Output& output) const;
   [[nodiscard]] int input_fd() const;
   void watch_output(Output& output);
+  void watch_terminal();
+  [[nodiscard]] static bool wants_output(const Output& output);
   void read_output(Output& output);
   void send_output(Output& output);
   void end_output(Output& output);
