@@ -17,10 +17,17 @@ constexpr std::size_t kMaxResponseBytes = 64U << 10;
 
 Error criu_error(const criu_resp& response, const std::string& log_path) {
   Error error{ErrorCode::kSystem, "CRIU failed", {}};
-  if (response.has_cr_errmsg()) error.message += ": " + response.cr_errmsg();
   auto log = read_file(log_path);
   std::string lines = log ? first_criu_errors(*log) : std::string();
+  if (lines.empty()) lines = response.cr_errmsg();
   if (!lines.empty()) error.message += ": " + lines;
+  if (lines.contains("Unable to connect a transport socket: Operation not permitted")) {
+    // Nothing in /proc tells of a Landlock domain beforehand.
+    error = {ErrorCode::kBlocked,
+             "cannot migrate: the program has sandboxed itself with Landlock, which CRIU can "
+             "neither enter nor save",
+             "start it without its sandbox, if it has an option for that"};
+  }
   if (lines.contains("No space left") || response.cr_errno() == ENOSPC) {
     error.code = ErrorCode::kNoSpace;
     error.remedy = "make room for the images below /run, or set migration.image_directory";
