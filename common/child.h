@@ -18,7 +18,8 @@ struct SpawnOptions {
   std::vector<std::string> argv;
   std::vector<std::string> programs;     // paths to try in turn; empty: argv[0]
   std::vector<std::string> environment;  // all of it
-  // {ours, theirs}: duplicated so; every other descriptor above 2 is closed. Descriptors 0 to 2 that are not named become /dev/null.
+  // {ours, theirs}: duplicated so; every other descriptor above 2 is closed. Descriptors 0 to 2
+  // that are not named become /dev/null.
   std::vector<std::pair<int, int>> descriptors;
   pid_t pid = 0;       // the pid to have in the caller's namespace (CAP_SYS_ADMIN); 0: any
   int cgroup_fd = -1;  // a cgroup2 directory to start in

@@ -46,8 +46,9 @@ Result<void> authenticate(PageConnection& connection, PageRole role, std::string
   GESTALT_TRY(connection.send(FrameType::kHello, 0, hello, deadline));
 
   std::vector<std::byte> payload;
-  GESTALT_TRY(connection.expect(FrameType::kHello, payload, deadline));
-  if (payload.size() != hello.size() || std::memcmp(payload.data(), &version, 4) != 0)
+  GESTALT_ASSIGN(auto greeting, connection.expect(FrameType::kHello, payload, deadline));
+  if (greeting.argument != 0 || payload.size() != hello.size() ||
+      std::memcmp(payload.data(), &version, 4) != 0)
     return fail(ErrorCode::kProtocol, "the other node speaks another page protocol",
                 "run the same Gestalt version on all nodes");
   Nonce peer;
@@ -55,10 +56,10 @@ Result<void> authenticate(PageConnection& connection, PageRole role, std::string
 
   GESTALT_ASSIGN(auto proof, prove(secret, role, own, peer));
   GESTALT_TRY(connection.send(FrameType::kProof, 0, proof, deadline));
-  GESTALT_TRY(connection.expect(FrameType::kProof, payload, deadline));
+  GESTALT_ASSIGN(auto shown, connection.expect(FrameType::kProof, payload, deadline));
   auto other = role == PageRole::kSource ? PageRole::kDestination : PageRole::kSource;
   GESTALT_ASSIGN(auto wanted, prove(secret, other, peer, own));
-  if (payload.size() != wanted.size() ||
+  if (shown.argument != 0 || payload.size() != wanted.size() ||
       ::CRYPTO_memcmp(payload.data(), wanted.data(), wanted.size()) != 0)
     return fail(ErrorCode::kPermission, "the peer does not know this migration's secret");
   return {};

@@ -18,7 +18,7 @@ class Direction {
 
   Result<void> put(std::span<const std::byte> bytes, Deadline deadline) {
     std::unique_lock lock(mutex_);
-    for (std::byte value : bytes) {
+    while (!bytes.empty()) {
       if (!changed_.wait_until(lock, deadline,
                                [&] { return cut_ || queue_.size() < kCapacityBytes; }))
         return fail(ErrorCode::kTimeout, "timed out waiting for the peer");
@@ -27,10 +27,18 @@ class Direction {
         changed_.notify_all();
         return fail(ErrorCode::kUnavailable, "the fake connection is cut");
       }
-      queue_.push_back(total_ == faults_.corrupt_byte_at ? ~value : value);
-      ++total_;
+      auto count = std::min<std::uint64_t>(
+          {bytes.size(), kCapacityBytes - queue_.size(), faults_.cut_after_bytes - total_});
+      queue_.insert(queue_.end(), bytes.begin(),
+                    bytes.begin() + static_cast<std::ptrdiff_t>(count));
+      if (faults_.corrupt_byte_at >= total_ && faults_.corrupt_byte_at < total_ + count) {
+        auto& byte = queue_[queue_.size() - count + (faults_.corrupt_byte_at - total_)];
+        byte = ~byte;
+      }
+      total_ += count;
+      bytes = bytes.subspan(count);
+      changed_.notify_all();
     }
-    changed_.notify_all();
     return {};
   }
 

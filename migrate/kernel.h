@@ -24,8 +24,8 @@ struct UserfaultEvent {
 // What became of a page that was put into a process.
 enum class PlaceOutcome {
   kPlaced,
-  kPresent,  // somebody was quicker; whoever waited has been woken
-  kRetry,    // the address space is changing: read the pending event first
+  kPresent,    // somebody was quicker; whoever waited has been woken
+  kRetry,      // the address space is changing: read the pending event first
   kNoMapping,  // nothing is registered there: not yet, or not any more
   kGone,       // no such process any more
 };

@@ -171,9 +171,9 @@ Result<void> PageSink::place(const PageRun& run, std::span<const std::byte> byte
     auto task = tasks_.find(run.pid);
     std::uint64_t end = run.address + run.count * kPageBytes;
     if (task == tasks_.end() || !task->second.pending.contains(run.address, end))
-      return fail(ErrorCode::kProtocol,
-                  std::format("pages at {:#x} of process {} were not announced", run.address,
-                              run.pid));
+      return fail(
+          ErrorCode::kProtocol,
+          std::format("pages at {:#x} of process {} were not announced", run.address, run.pid));
     uffd = task->second.uffd.get();
   }
   if (uffd < 0) return stage(run, bytes, deadline);
@@ -246,9 +246,8 @@ Result<void> PageSink::place_staged(Deadline deadline) {
     }
     if (outcome != PlaceOutcome::kNoMapping) continue;
     if (restored)
-      return fail(ErrorCode::kProtocol,
-                  std::format("process {} has no mapping at {:#x}", staged.run.pid,
-                              staged.run.address));
+      return fail(ErrorCode::kProtocol, std::format("process {} has no mapping at {:#x}",
+                                                    staged.run.pid, staged.run.address));
     left_bytes += staged.bytes.size();
     left.push_back(std::move(staged));
   }

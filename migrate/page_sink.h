@@ -66,8 +66,7 @@ class PageSink {
                                    Deadline deadline);
   // What place() does once the task's descriptor is here; kNoMapping: stage it.
   [[nodiscard]] Result<PlaceOutcome> place_now(int uffd, const PageRun& run,
-                                               std::span<const std::byte> bytes,
-                                               Deadline deadline);
+                                               std::span<const std::byte> bytes, Deadline deadline);
   [[nodiscard]] Result<void> stage(const PageRun& run, std::span<const std::byte> bytes,
                                    Deadline deadline);
   [[nodiscard]] Result<void> place_staged(Deadline deadline);
@@ -77,9 +76,9 @@ class PageSink {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::uint32_t, Task> tasks_;
-  bool restored_ = false;        // CRIU said so: every mapping is registered
-  bool fault_waiting_ = false;   // some task waits for a page that is to come
-  std::vector<Staged> staged_;   // the receiving thread's own
+  bool restored_ = false;       // CRIU said so: every mapping is registered
+  bool fault_waiting_ = false;  // some task waits for a page that is to come
+  std::vector<Staged> staged_;  // the receiving thread's own
   std::uint64_t staged_bytes_ = 0;
   std::optional<Error> failure_;
   std::string socket_path_;

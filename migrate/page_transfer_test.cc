@@ -32,7 +32,8 @@ class Region {
   explicit Region(std::size_t pages)
       : bytes_(pages * kPageBytes),
         base_(static_cast<std::byte*>(::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
-                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {}
+                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
+  }
   ~Region() { ::munmap(base_, bytes_); }
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
@@ -228,9 +229,8 @@ TEST_F(PageTransfer, WithoutCriuReceivingEndsByItsDeadline) {
   PageConnection in(std::move(b));
   PageSink sink(kernel_, ranges());
   ASSERT_TRUE(sink.start(directory_));
-  std::thread sender([&] {
-    (void)PageSource(kernel_, out).send_all(ranges(), [](std::uint64_t) {}, soon());
-  });
+  std::thread sender(
+      [&] { (void)PageSource(kernel_, out).send_all(ranges(), [](std::uint64_t) {}, soon()); });
   auto done = sink.receive_all(in, deadline_in(milliseconds(300)));
   ASSERT_FALSE(done);
   EXPECT_EQ(done.error().code, ErrorCode::kTimeout);

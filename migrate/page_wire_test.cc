@@ -79,15 +79,18 @@ TEST(PageWire, AnUnexpectedFrameIsAnError) {
   EXPECT_EQ(got.error().code, ErrorCode::kProtocol);
 }
 
+// An error if either end refuses; the one that does not finds out at its next frame.
 Result<void> authenticate_both(Ends& ends, const std::string& first, const std::string& second,
                                PageRole second_role = PageRole::kDestination) {
   Result<void> other;
-  std::thread thread([&] { other = authenticate(ends.destination, second_role, second, soon()); });
+  std::thread thread([&] {
+    other = authenticate(ends.destination, second_role, second, soon());
+    if (!other) ends.destination.stream().shut_down();
+  });
   auto own = authenticate(ends.source, PageRole::kSource, first, soon());
   if (!own) ends.source.stream().shut_down();
   thread.join();
-  EXPECT_EQ(own.has_value(), other.has_value());
-  return own;
+  return own ? other : own;
 }
 
 TEST(Authenticate, TheSameSecretIsAccepted) {
@@ -95,18 +98,16 @@ TEST(Authenticate, TheSameSecretIsAccepted) {
   EXPECT_TRUE(authenticate_both(ends, std::string(32, 's'), std::string(32, 's')));
 }
 
-TEST(Authenticate, AnotherSecretIsRefusedByBoth) {
+TEST(Authenticate, AnotherSecretIsRefused) {
   auto ends = connect();
-  auto done = authenticate_both(ends, std::string(32, 's'), std::string(32, 't'));
-  ASSERT_FALSE(done);
-  EXPECT_EQ(done.error().code, ErrorCode::kPermission);
+  EXPECT_FALSE(authenticate_both(ends, std::string(32, 's'), std::string(32, 't')));
 }
 
 // A source's proof reflected to it must not pass for the destination's.
 TEST(Authenticate, TwoSourcesDoNotAcceptEachOther) {
   auto ends = connect();
-  EXPECT_FALSE(authenticate_both(ends, std::string(32, 's'), std::string(32, 's'),
-                                 PageRole::kSource));
+  EXPECT_FALSE(
+      authenticate_both(ends, std::string(32, 's'), std::string(32, 's'), PageRole::kSource));
 }
 
 TEST(Authenticate, AShortSecretIsNoSecret) {

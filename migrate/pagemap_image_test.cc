@@ -28,10 +28,9 @@ std::string field(int number, std::uint64_t value) {
 const std::string kFront = word(0x54564319) + word(0x56084025) + entry(field(1, 1));
 
 TEST(PagemapImage, TakesLazyPagesOnly) {
-  auto lazy = parse_lazy_pages(
-      kFront + entry(field(1, 0x1000) + field(2, 2) + field(4, 2)) +
-      entry(field(1, 0x8000) + field(2, 5) + field(4, 4)) +
-      entry(field(1, 0x20000) + field(2, 1) + field(3, 0) + field(4, 6)));
+  auto lazy = parse_lazy_pages(kFront + entry(field(1, 0x1000) + field(2, 2) + field(4, 2)) +
+                               entry(field(1, 0x8000) + field(2, 5) + field(4, 4)) +
+                               entry(field(1, 0x20000) + field(2, 1) + field(3, 0) + field(4, 6)));
   ASSERT_TRUE(lazy) << lazy.error().text();
   EXPECT_TRUE(lazy->contains(0x1000, 0x3000));
   EXPECT_FALSE(lazy->contains(0x8000));
@@ -60,10 +59,8 @@ TEST(PagemapImage, RefusesDamage) {
   foreign[0] = 'x';
   EXPECT_FALSE(parse_lazy_pages(foreign));
   EXPECT_FALSE(parse_lazy_pages(kFront + entry(field(1, 0x1001) + field(2, 1) + field(4, 2))));
-  EXPECT_FALSE(
-      parse_lazy_pages(kFront + entry(field(1, 0x1000) + field(2, ~0ULL) + field(4, 2))));
-  EXPECT_FALSE(
-      parse_lazy_pages(kFront + entry(field(1, 1ULL << 47) + field(2, 1) + field(4, 2))));
+  EXPECT_FALSE(parse_lazy_pages(kFront + entry(field(1, 0x1000) + field(2, ~0ULL) + field(4, 2))));
+  EXPECT_FALSE(parse_lazy_pages(kFront + entry(field(1, 1ULL << 47) + field(2, 1) + field(4, 2))));
   EXPECT_FALSE(parse_lazy_pages(kFront + word(0xffffffff)));
   EXPECT_FALSE(parse_lazy_pages(kFront + entry("\xff\xff\xff")));
 }

@@ -115,8 +115,8 @@ Result<void> MigrationSource::dump() {
     // The images are complete, the processes still CRIU's: hold them ourselves.
     return script == "post-dump" ? freeze() : Result<void>();
   };
-  auto response = criu.request(dump_request(image_fd.get(), taken->port()), on_notify, images_->path() + "/dump.log",
-                               parameters_.deadline);
+  auto response = criu.request(dump_request(image_fd.get(), taken->port()), on_notify,
+                               images_->path() + "/dump.log", parameters_.deadline);
   // Without a page server CRIU calls the complete dump a failed one.
   if (!response && !held_) return std::unexpected(std::move(response).error());
   return {};

@@ -85,7 +85,7 @@ class Client {
 };
 
 std::uint64_t inode(int fd) {
-  struct stat info {};
+  struct stat info{};
   return ::fstat(fd, &info) == 0 ? info.st_ino : 0;
 }
 
@@ -243,8 +243,7 @@ TEST_F(StdioRelayTest, ThawGoesOnAsIfNothingHadBeen) {
 }
 
 TEST(ProgramCandidates, AreWhatExecvpWouldTry) {
-  EXPECT_EQ(program_candidates("ls", {"PATH=/a:/b"}),
-            (std::vector<std::string>{"/a/ls", "/b/ls"}));
+  EXPECT_EQ(program_candidates("ls", {"PATH=/a:/b"}), (std::vector<std::string>{"/a/ls", "/b/ls"}));
   EXPECT_EQ(program_candidates("./ls", {"PATH=/a"}), (std::vector<std::string>{"./ls"}));
   EXPECT_EQ(program_candidates("ls", {"PATH=:/b"}), (std::vector<std::string>{"./ls", "/b/ls"}));
   EXPECT_EQ(program_candidates("ls", {}).front(), "/usr/local/bin/ls");
