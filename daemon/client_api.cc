@@ -141,7 +141,7 @@ Result<wire::Message> ClientApi::run(const SessionPtr& session, wire::RunRequest
   wire::JobSpec& spec = *request.mutable_spec();
   GESTALT_TRY(check_spec(spec));
   set_identity(session->peer, spec);
-  GESTALT_ASSIGN(auto own, limits_of(session->peer.pid));
+  GESTALT_ASSIGN(auto own, limits_of(session->peer));
   auto limits =
       bounded_limits({spec.limits().begin(), spec.limits().end()}, own, session->peer.uid == 0);
   spec.mutable_limits()->Assign(limits.begin(), limits.end());

@@ -1,10 +1,18 @@
 #include "daemon/client_session.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <format>
+#include <sstream>
+#include <string_view>
+
+#include "common/fd.h"
+#include "common/proc.h"
 
 namespace gestalt {
 
@@ -64,22 +72,67 @@ std::vector<wire::ResourceLimit> bounded_limits(const std::vector<wire::Resource
   return out;
 }
 
-Result<std::vector<wire::ResourceLimit>> limits_of(pid_t pid) {
-  if (pid <= 0)
+// Lines like "Max open files            1024                 524288               files".
+// prlimit(2) of somebody else's process would need CAP_SYS_RESOURCE.
+Result<std::vector<wire::ResourceLimit>> parse_limits(const std::string& text) {
+  static constexpr std::array<std::pair<std::string_view, int>, 16> kNames{{
+      {"Max cpu time", RLIMIT_CPU},
+      {"Max file size", RLIMIT_FSIZE},
+      {"Max data size", RLIMIT_DATA},
+      {"Max stack size", RLIMIT_STACK},
+      {"Max core file size", RLIMIT_CORE},
+      {"Max resident set", RLIMIT_RSS},
+      {"Max processes", RLIMIT_NPROC},
+      {"Max open files", RLIMIT_NOFILE},
+      {"Max locked memory", RLIMIT_MEMLOCK},
+      {"Max address space", RLIMIT_AS},
+      {"Max file locks", RLIMIT_LOCKS},
+      {"Max pending signals", RLIMIT_SIGPENDING},
+      {"Max msgqueue size", RLIMIT_MSGQUEUE},
+      {"Max nice priority", RLIMIT_NICE},
+      {"Max realtime priority", RLIMIT_RTPRIO},
+      {"Max realtime timeout", RLIMIT_RTTIME},
+  }};
+  auto value = [](const std::string& word) -> std::uint64_t {
+    std::uint64_t number = ~std::uint64_t{0};
+    if (word != "unlimited") std::from_chars(word.data(), word.data() + word.size(), number);
+    return number;
+  };
+  std::vector<wire::ResourceLimit> out;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    for (auto [name, resource] : kNames) {
+      if (!line.starts_with(name) || line.size() <= name.size() || line[name.size()] != ' ')
+        continue;
+      std::istringstream fields(line.substr(name.size()));
+      std::string soft;
+      std::string hard;
+      if (!(fields >> soft >> hard)) continue;
+      wire::ResourceLimit entry;
+      entry.set_resource(static_cast<std::uint32_t>(resource));
+      entry.set_soft(value(soft));
+      entry.set_hard(value(hard));
+      out.push_back(std::move(entry));
+    }
+  }
+  if (out.size() != kNames.size())
+    return fail(ErrorCode::kProtocol, "the kernel's list of resource limits is not understood");
+  return out;
+}
+
+Result<std::vector<wire::ResourceLimit>> limits_of(const PeerCredentials& peer) {
+  if (peer.pid <= 0)
     return fail(ErrorCode::kPermission, "the client is in a foreign pid namespace",
                 "run it on the node itself");
-  std::vector<wire::ResourceLimit> out;
-  for (int resource = 0; resource < RLIM_NLIMITS; ++resource) {
-    rlimit64 limit{};
-    if (::prlimit64(pid, static_cast<__rlimit_resource>(resource), nullptr, &limit) != 0)
-      return fail_errno(errno, "read the client's resource limits");
-    wire::ResourceLimit entry;
-    entry.set_resource(static_cast<std::uint32_t>(resource));
-    entry.set_soft(limit.rlim_cur);
-    entry.set_hard(limit.rlim_max);
-    out.push_back(std::move(entry));
-  }
-  return out;
+  // One descriptor, so that the ids and the limits are the same process's.
+  GESTALT_ASSIGN(auto process,
+                 open_file(std::format("/proc/{}", peer.pid), O_RDONLY | O_DIRECTORY));
+  GESTALT_ASSIGN(auto status, read_file_at(process.get(), "status"));
+  GESTALT_ASSIGN(auto ids, parse_status(status));
+  if (ids.effective_uid != peer.uid)
+    return fail(ErrorCode::kPermission, "the client is not the process that connected");
+  GESTALT_ASSIGN(auto text, read_file_at(process.get(), "limits"));
+  return parse_limits(text);
 }
 
 }  // namespace gestalt

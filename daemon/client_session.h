@@ -26,7 +26,9 @@ void set_identity(const PeerCredentials& peer, wire::JobSpec& spec);
 [[nodiscard]] std::vector<wire::ResourceLimit> bounded_limits(
     const std::vector<wire::ResourceLimit>& wanted, const std::vector<wire::ResourceLimit>& own,
     bool is_root);
-// prlimit(2) of the peer.
-[[nodiscard]] Result<std::vector<wire::ResourceLimit>> limits_of(pid_t pid);
+// /proc/PID/limits.
+[[nodiscard]] Result<std::vector<wire::ResourceLimit>> parse_limits(const std::string& text);
+// The peer's own; kPermission if its pid is another process's by now.
+[[nodiscard]] Result<std::vector<wire::ResourceLimit>> limits_of(const PeerCredentials& peer);
 
 }  // namespace gestalt

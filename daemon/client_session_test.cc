@@ -65,10 +65,18 @@ TEST(ClientLimits, NobodyRaisesHisHardLimit) {
 }
 
 TEST(ClientLimits, AreReadFromTheProcess) {
-  auto limits = limits_of(::getpid());
-  ASSERT_TRUE(limits);
-  EXPECT_EQ(limits->size(), static_cast<std::size_t>(RLIM_NLIMITS));
-  EXPECT_FALSE(limits_of(0));
+  auto limits = limits_of({.pid = ::getpid(), .uid = ::geteuid(), .gid = 0, .groups = {}});
+  ASSERT_TRUE(limits) << limits.error().text();
+  ASSERT_EQ(limits->size(), static_cast<std::size_t>(RLIM_NLIMITS));
+  for (const auto& each : *limits) {
+    rlimit own{};
+    ASSERT_EQ(::getrlimit(static_cast<__rlimit_resource>(each.resource()), &own), 0);
+    EXPECT_EQ(each.soft(), own.rlim_cur) << each.resource();
+    EXPECT_EQ(each.hard(), own.rlim_max) << each.resource();
+  }
+  EXPECT_FALSE(limits_of({}));
+  EXPECT_FALSE(limits_of({.pid = ::getpid(), .uid = ::geteuid() + 1, .gid = 0, .groups = {}}));
+  EXPECT_FALSE(parse_limits("Max open files 1 2 files\n"));
 }
 
 TEST(ClientKill, IsChecked) {

@@ -130,11 +130,15 @@ std::string Leader::known_nodes() const {
   return names.empty() ? "none" : fold_node_set(names);
 }
 
+std::string Leader::unknown_node_remedy() const {
+  return std::format("nodes: {}; see `gestalt node list`", known_nodes());
+}
+
 Result<void> Leader::check_usable(const std::string& node) const {
   const Member* member = membership_.find(node);
   if (member == nullptr)
     return fail(ErrorCode::kNotFound, std::format("there is no node '{}'", node),
-                std::format("known nodes: {}", known_nodes()));
+                unknown_node_remedy());
   if (member->usable() && agents_.contains(node)) return {};
   std::string remedy = "wait until it is back, or choose another node";
   if (member->draining) remedy = std::format("choose another node, or end the drain of {}", node);
@@ -184,7 +188,7 @@ Result<wire::NodeListReply> Leader::list_nodes(const std::string& set) {
     const Member* member = membership_.find(name);
     if (member == nullptr)
       return fail(ErrorCode::kNotFound, std::format("there is no node '{}'", name),
-                  std::format("known nodes: {}", known_nodes()));
+                  unknown_node_remedy());
     *reply.add_nodes() = node_info(*member, now);
   }
   return reply;
@@ -194,7 +198,7 @@ Result<void> Leader::drain(const std::string& node, bool drain) {
   auto known = facts_.find(node);
   if (known == facts_.end() || membership_.find(node) == nullptr)
     return fail(ErrorCode::kNotFound, std::format("there is no node '{}'", node),
-                std::format("known nodes: {}", known_nodes()));
+                unknown_node_remedy());
   NodeRecord record = known->second.record;
   record.draining = drain;
   GESTALT_TRY(store_->upsert_node(record));

@@ -72,6 +72,7 @@ class Leader {
                                                      Clock::duration timeout);
   void send_to_client(ClientId client, const wire::Message& message);
   [[nodiscard]] std::string known_nodes() const;
+  [[nodiscard]] std::string unknown_node_remedy() const;
   [[nodiscard]] Result<void> check_usable(const std::string& node) const;
   [[nodiscard]] wire::NodeInfo node_info(const Member& member, Clock::time_point now);
   [[nodiscard]] std::vector<std::string> reachable_nodes() const;
