@@ -133,8 +133,8 @@ Result<void> PageSink::handle_event(std::uint32_t pid, int uffd) {
     case UserfaultEvent::Type::kPageFault: {
       std::uint64_t page = event->address & ~(kPageBytes - 1);
       if (!pending.contains(page)) return place_zero_page(uffd, page);
-      // On its way; placing it wakes the task.
-      fault_waiting_ = true;
+      // On its way, or staged; placing it wakes the task.
+      waiting_.emplace(pid, page);
       changed_.notify_all();
       return {};
     }
@@ -164,7 +164,6 @@ Result<void> PageSink::place_zero_page(int uffd, std::uint64_t address) {
 
 Result<void> PageSink::place(const PageRun& run, std::span<const std::byte> bytes,
                              Deadline deadline) {
-  int uffd = -1;
   {
     std::lock_guard lock(mutex_);
     if (failure_) return std::unexpected(*failure_);
@@ -174,11 +173,43 @@ Result<void> PageSink::place(const PageRun& run, std::span<const std::byte> byte
       return fail(
           ErrorCode::kProtocol,
           std::format("pages at {:#x} of process {} were not announced", run.address, run.pid));
-    uffd = task->second.uffd.get();
   }
-  if (uffd < 0) return stage(run, bytes, deadline);
+  GESTALT_ASSIGN(bool placed, place_if_mapped(run, bytes, deadline));
+  return placed ? Result<void>() : stage(run, bytes, deadline);
+}
+
+Result<bool> PageSink::place_if_mapped(const PageRun& run, std::span<const std::byte> bytes,
+                                       Deadline deadline) {
+  int uffd = -1;
+  bool restored = false;
+  {
+    std::lock_guard lock(mutex_);
+    uffd = tasks_[run.pid].uffd.get();
+    restored = restored_;
+  }
+  if (uffd < 0) return false;
   GESTALT_ASSIGN(auto outcome, place_now(uffd, run, bytes, deadline));
-  return outcome == PlaceOutcome::kNoMapping ? stage(run, bytes, deadline) : Result<void>();
+  if (outcome != PlaceOutcome::kNoMapping) return true;
+  if (!restored) return false;
+  GESTALT_TRY(place_halves(run, bytes, deadline));
+  return true;
+}
+
+// The kernel takes a range only if it lies inside one mapping; a run may span several.
+Result<void> PageSink::place_halves(const PageRun& run, std::span<const std::byte> bytes,
+                                    Deadline deadline) {
+  if (run.count == 1)
+    return fail(ErrorCode::kProtocol,
+                std::format("process {} has no mapping at {:#x}", run.pid, run.address));
+  PageRun first{run.pid, run.address, run.count / 2};
+  std::uint64_t split = first.count * kPageBytes;
+  PageRun second{run.pid, run.address + split, run.count - first.count};
+  bool zero = bytes.empty();
+  GESTALT_ASSIGN([[maybe_unused]] bool a,
+                 place_if_mapped(first, zero ? bytes : bytes.first(split), deadline));
+  GESTALT_ASSIGN([[maybe_unused]] bool b,
+                 place_if_mapped(second, zero ? bytes : bytes.subspan(split), deadline));
+  return {};
 }
 
 Result<PlaceOutcome> PageSink::place_now(int uffd, const PageRun& run,
@@ -212,47 +243,55 @@ Result<PlaceOutcome> PageSink::place_now(int uffd, const PageRun& run,
 
 Result<void> PageSink::stage(const PageRun& run, std::span<const std::byte> bytes,
                              Deadline deadline) {
-  bool registered = false;
   {
     std::unique_lock lock(mutex_);
     auto may_go_on = [&] {
-      return failure_ || restored_ || fault_waiting_ || staged_bytes_ < kStagingLimitBytes;
+      return failure_ || restored_ || !waiting_.empty() || staged_bytes_ < kStagingLimitBytes;
     };
     if (!changed_.wait_until(lock, deadline, may_go_on))
       return fail(ErrorCode::kTimeout, "CRIU did not finish its restore in time");
     if (failure_) return std::unexpected(*failure_);
-    registered = restored_ || std::exchange(fault_waiting_, false);
   }
   staged_.push_back({run, {bytes.begin(), bytes.end()}});
   staged_bytes_ += bytes.size();
-  return registered ? place_staged(deadline) : Result<void>();
+  return serve_waiting(deadline);
 }
 
-// What still has no mapping stays staged, which after the restore is an error.
-Result<void> PageSink::place_staged(Deadline deadline) {
-  std::vector<Staged> left;
-  std::uint64_t left_bytes = 0;
-  for (auto& staged : staged_) {
-    int uffd = -1;
-    bool restored = false;
-    {
-      std::lock_guard lock(mutex_);
-      uffd = tasks_[staged.run.pid].uffd.get();
-      restored = restored_;
-    }
-    auto outcome = PlaceOutcome::kNoMapping;
-    if (uffd >= 0) {
-      GESTALT_ASSIGN(outcome, place_now(uffd, staged.run, staged.bytes, deadline));
-    }
-    if (outcome != PlaceOutcome::kNoMapping) continue;
-    if (restored)
-      return fail(ErrorCode::kProtocol, std::format("process {} has no mapping at {:#x}",
-                                                    staged.run.pid, staged.run.address));
-    left_bytes += staged.bytes.size();
-    left.push_back(std::move(staged));
+// Tasks that wait for a page get just that page; its run follows when it can.
+Result<void> PageSink::serve_waiting(Deadline deadline) {
+  std::set<std::pair<std::uint32_t, std::uint64_t>> waiting;
+  {
+    std::lock_guard lock(mutex_);
+    waiting = waiting_;
   }
-  staged_ = std::move(left);
-  staged_bytes_ = left_bytes;
+  for (auto [pid, page] : waiting) {
+    auto has_page = [pid, page](const Staged& staged) {
+      return staged.run.pid == pid && page >= staged.run.address &&
+             page < staged.run.address + staged.run.count * kPageBytes;
+    };
+    auto found = std::ranges::find_if(staged_, has_page);
+    if (found != staged_.end()) {
+      auto bytes = std::span<const std::byte>(found->bytes);
+      if (!bytes.empty()) bytes = bytes.subspan(page - found->run.address, kPageBytes);
+      GESTALT_ASSIGN([[maybe_unused]] bool placed,
+                     place_if_mapped({pid, page, 1}, bytes, deadline));
+    }
+    std::lock_guard lock(mutex_);
+    auto& task = tasks_[pid];
+    if (task.pending.contains(page)) continue;
+    kernel_.wake(task.uffd.get(), page, kPageBytes);
+    waiting_.erase({pid, page});
+  }
+  return {};
+}
+
+Result<void> PageSink::place_staged(Deadline deadline) {
+  for (auto& staged : std::exchange(staged_, {})) {
+    GESTALT_ASSIGN(bool placed, place_if_mapped(staged.run, staged.bytes, deadline));
+    if (!placed)
+      return fail(ErrorCode::kProtocol, std::format("CRIU restored no process {}", staged.run.pid));
+  }
+  staged_bytes_ = 0;
   return {};
 }
 
@@ -270,16 +309,16 @@ Result<void> PageSink::receive_all(PageConnection& connection, Deadline deadline
     GESTALT_TRY(place(run, bytes, deadline));
     GESTALT_TRY(fault_point(Fault::kDestinationReceivePages));
   }
-  while (!staged_.empty()) {
+  for (bool restored = false; !staged_.empty() && !restored;) {
     {
       std::unique_lock lock(mutex_);
-      auto ready = [&] { return failure_ || restored_ || fault_waiting_; };
+      auto ready = [&] { return failure_ || restored_ || !waiting_.empty(); };
       if (!changed_.wait_until(lock, deadline, ready))
         return fail(ErrorCode::kTimeout, "CRIU did not finish its restore in time");
       if (failure_) return std::unexpected(*failure_);
-      fault_waiting_ = false;
+      restored = restored_;
     }
-    GESTALT_TRY(place_staged(deadline));
+    GESTALT_TRY(restored ? place_staged(deadline) : serve_waiting(deadline));
   }
   std::lock_guard lock(mutex_);
   for (auto& [pid, task] : tasks_)

@@ -15,8 +15,10 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/fd.h"
@@ -64,11 +66,16 @@ class PageSink {
   // `bytes` empty: zero pages.
   [[nodiscard]] Result<void> place(const PageRun& run, std::span<const std::byte> bytes,
                                    Deadline deadline);
-  // What place() does once the task's descriptor is here; kNoMapping: stage it.
   [[nodiscard]] Result<PlaceOutcome> place_now(int uffd, const PageRun& run,
                                                std::span<const std::byte> bytes, Deadline deadline);
+  // False while there is no mapping yet; after the restore that is an error.
+  [[nodiscard]] Result<bool> place_if_mapped(const PageRun& run, std::span<const std::byte> bytes,
+                                             Deadline deadline);
+  [[nodiscard]] Result<void> place_halves(const PageRun& run, std::span<const std::byte> bytes,
+                                          Deadline deadline);
   [[nodiscard]] Result<void> stage(const PageRun& run, std::span<const std::byte> bytes,
                                    Deadline deadline);
+  [[nodiscard]] Result<void> serve_waiting(Deadline deadline);
   [[nodiscard]] Result<void> place_staged(Deadline deadline);
   void fail_with(Error error);
 
@@ -76,8 +83,9 @@ class PageSink {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::uint32_t, Task> tasks_;
-  bool restored_ = false;       // CRIU said so: every mapping is registered
-  bool fault_waiting_ = false;  // some task waits for a page that is to come
+  bool restored_ = false;  // CRIU said so: every mapping is registered
+  // Pages that tasks wait for, by pid and address.
+  std::set<std::pair<std::uint32_t, std::uint64_t>> waiting_;
   std::vector<Staged> staged_;  // the receiving thread's own
   std::uint64_t staged_bytes_ = 0;
   std::optional<Error> failure_;

@@ -180,6 +180,50 @@ TEST_F(PageTransfer, AFaultOnAPendingPageWaitsForIt) {
   EXPECT_EQ(seen, static_cast<int>(*source_.page(kPages - 1)));
 }
 
+// Threads touch their stacks and TLS while other mappings are not registered yet: such a
+// page must not wait for the rest of its run, nor the restore for it.
+TEST_F(PageTransfer, AFaultBeforeTheRestoreIsCompleteIsServedFromTheStage) {
+  auto [a, b] = make_fake_streams();
+  PageConnection out(std::move(a));
+  PageConnection in(std::move(b));
+  auto uffd = make_uffd();
+  ASSERT_TRUE(uffd);
+  PageSink sink(kernel_, ranges());
+  ASSERT_TRUE(sink.start(directory_));
+  // Different protection, so that the region is two mappings.
+  std::size_t half = kPages / 2;
+  ASSERT_EQ(::mprotect(target_.page(0), half * kPageBytes, PROT_READ), 0);
+  auto socket = connect_unix(directory_ + "/lazy-pages.socket");
+  ASSERT_TRUE(socket);
+  auto pid = static_cast<std::int32_t>(kPid);
+  ASSERT_TRUE(write_all(socket->get(), std::as_bytes(std::span(&pid, 1)), soon()));
+  int fd = uffd->get();
+  ASSERT_TRUE(send_fds(socket->get(), std::span(&fd, 1)));
+  std::thread sender([&] {
+    EXPECT_TRUE(PageSource(kernel_, out).send_all(ranges(), [](std::uint64_t) {}, soon()));
+  });
+  std::thread receiver([&] {
+    auto done = sink.receive_all(in, soon());
+    EXPECT_TRUE(done) << done.error().text();
+  });
+  sender.join();  // everything is staged: nothing is registered
+  auto register_half = [&](std::size_t first) {
+    uffdio_register request{};
+    request.range = {target_.address() + first * kPageBytes, half * kPageBytes};
+    request.mode = UFFDIO_REGISTER_MODE_MISSING;
+    return ::ioctl(uffd->get(), UFFDIO_REGISTER, &request);
+  };
+  ASSERT_EQ(register_half(half), 0);
+  for (std::size_t page : {half + 1, half + 12, half, kPages - 1})
+    EXPECT_EQ(*target_.page(page), *source_.page(page)) << page;
+  ASSERT_EQ(register_half(0), 0);
+  ASSERT_TRUE(write_all(socket->get(), std::as_bytes(std::span(&kRestoreFinished, 1)), soon()));
+  receiver.join();
+  sink.finish();
+  uffd->reset();
+  EXPECT_TRUE(same());
+}
+
 TEST_F(PageTransfer, AFaultOnAPageThatNobodyHasGetsZero) {
   Region other(1);
   auto uffd = make_uffd();
