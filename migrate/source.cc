@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "migrate/page_source.h"
 #include "migrate/pagemap_image.h"
+#include "migrate/timers.h"
 
 namespace gestalt {
 namespace {
@@ -111,6 +112,7 @@ Result<void> MigrationSource::dump() {
   io_held_ = true;
   host_.before_freeze();
   frozen_at_ = Clock::now();
+  forward_timers(tree_.pids);
   auto on_notify = [&](std::string_view script) -> Result<void> {
     // The images are complete, the processes still CRIU's: hold them ourselves.
     return script == "post-dump" ? freeze() : Result<void>();
@@ -137,6 +139,7 @@ Result<void> MigrationSource::send_state() {
     return fail(ErrorCode::kInternal, "the hand-over is too large");
   enter(SourceState::kSendingState);
   GESTALT_TRY(fault_point(Fault::kSourceSendState));
+  GESTALT_ASSIGN([[maybe_unused]] int timers, rearm_expired_timers_in(images_->path()));
   GESTALT_ASSIGN(report_.state_bytes,
                  send_images(*connection_, images_->path(), parameters_.deadline));
   GESTALT_TRY(fault_point(Fault::kSourceSendHandover));
