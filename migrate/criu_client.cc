@@ -1,5 +1,6 @@
 #include "migrate/criu_client.h"
 
+#include <linux/capability.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -14,6 +15,40 @@ namespace {
 
 constexpr char kCriuProgram[] = "/usr/sbin/criu";
 constexpr std::size_t kMaxResponseBytes = 64U << 10;
+
+struct RealIds {
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+Result<RealIds> real_ids(pid_t pid) {
+  GESTALT_ASSIGN(auto text, read_file(std::format("/proc/{}/status", pid)));
+  RealIds ids;
+  std::istringstream lines(text);
+  for (std::string key; lines >> key;) {
+    if (key == "Uid:") lines >> ids.uid;
+    if (key == "Gid:") lines >> ids.gid;
+    lines.ignore(1 << 16, '\n');
+  }
+  return ids;
+}
+
+bool may_read_foreign_limits() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2]{};
+  if (::syscall(SYS_capget, &header, data) != 0) return false;
+  return (data[CAP_TO_INDEX(CAP_SYS_RESOURCE)].effective & CAP_TO_MASK(CAP_SYS_RESOURCE)) != 0;
+}
+
+// CRIU keeps what it found out about the kernel in this file, and can find it out only
+// while its real ids are root's.
+Result<void> probe_kernel_once() {
+  if (::access("/run/criu.kdat", F_OK) == 0) return {};
+  GESTALT_ASSIGN(auto pid, spawn(criu_check()));
+  GESTALT_ASSIGN([[maybe_unused]] int status,
+                 wait_child(pid, deadline_in(std::chrono::seconds(10))));
+  return {};
+}
 
 Error criu_error(const criu_resp& response, const std::string& log_path) {
   Error error{ErrorCode::kSystem, "CRIU failed", {}};
@@ -37,6 +72,13 @@ Error criu_error(const criu_resp& response, const std::string& log_path) {
 }
 
 }  // namespace
+
+SpawnOptions criu_check() {
+  SpawnOptions options;
+  options.argv = {kCriuProgram, "check"};
+  options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  return options;
+}
 
 std::string first_criu_errors(const std::string& log) {
   std::istringstream lines(log);
@@ -63,7 +105,18 @@ Result<CriuClient> CriuClient::start(const CriuStart& options) {
   spawn_options.descriptors = options.descriptors;
   spawn_options.descriptors.emplace_back(theirs.get(), kCriuRpcDescriptor);
   spawn_options.cgroup_fd = options.cgroup_fd;
-  auto pid = spawn(spawn_options);
+  RealIds ids;
+  if (options.target != 0 && !may_read_foreign_limits()) {
+    GESTALT_ASSIGN(ids, real_ids(options.target));
+    if (ids.uid != 0) GESTALT_TRY(probe_kernel_once());
+  }
+  auto take_ids = [&ids]() -> int {
+    // Effectively still root, with all its capabilities.
+    if (ids.gid != 0 && ::setresgid(ids.gid, 0, 0) != 0) return errno;
+    if (ids.uid != 0 && ::setresuid(ids.uid, 0, 0) != 0) return errno;
+    return 0;
+  };
+  auto pid = spawn(spawn_options, take_ids);
   if (!pid) return std::unexpected(std::move(pid).error().in("start CRIU"));
   return CriuClient(*pid, std::move(ours));
 }

@@ -19,6 +19,9 @@ struct CriuStart {
   // {ours, number that CRIU shall see}: for inherit_fd, page-server socket, terminal.
   std::vector<std::pair<int, int>> descriptors;
   int cgroup_fd = -1;  // restored processes start in CRIU's own control group
+  // The process to be dumped. Reading the resource limits of somebody else's takes
+  // CAP_SYS_RESOURCE, or the same real ids: where root lacks the one, CRIU gets the other.
+  pid_t target = 0;
 };
 
 // The number under which a started CRIU has its end of the RPC socket.
@@ -50,6 +53,10 @@ class CriuClient {
   pid_t pid_ = 0;
   Fd socket_;
 };
+
+// `criu check`: finds out what the kernel can do and leaves that for later runs, which
+// are 50 ms quicker for it.
+[[nodiscard]] SpawnOptions criu_check();
 
 // "4.2.1"; asks the installed CRIU.
 [[nodiscard]] Result<std::string> criu_version();

@@ -106,7 +106,9 @@ Result<void> MigrationSource::dump() {
   images_ = std::make_unique<ImageDirectory>(std::move(directory));
   GESTALT_ASSIGN(auto image_fd, open_file(images_->path(), O_RDONLY | O_DIRECTORY));
   GESTALT_ASSIGN(auto taken, tcp_transport().listen("127.0.0.1", 0));
-  GESTALT_ASSIGN(auto criu, CriuClient::start({}));
+  CriuStart start;
+  start.target = unit_.root;
+  GESTALT_ASSIGN(auto criu, CriuClient::start(start));
 
   enter(SourceState::kDumping);
   io_held_ = true;

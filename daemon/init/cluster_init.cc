@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "common/paths.h"
 #include "common/unix_socket.h"
+#include "migrate/criu_client.h"
 
 namespace gestalt {
 
@@ -30,6 +31,9 @@ Result<void> ClusterInit::start(const std::string& socket_path) {
   GESTALT_ASSIGN(listener_, listen_unix(socket_path, 0600));
   loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_agent(); });
   keep_slice();
+  if (auto probed = spawn(criu_check()); !probed)
+    log::warning("cannot run CRIU: nothing will migrate",
+                 log::field("error", probed.error().text()));
   log::info("cluster pid namespace ready");
   return {};
 }
