@@ -20,6 +20,9 @@ namespace {
 
 using victim::must;
 
+// A pipe that was opened by name has it, one made by pipe(2) has not: it means nothing.
+constexpr int kLargeFile = 0100000;
+
 using Facts = std::map<std::string, std::string>;
 
 std::string read_text(const char* path) {
@@ -112,7 +115,7 @@ void add_descriptors(Facts& facts) {
     std::string kind = "closed";
     if (::fstat(fd, &info) == 0)
       kind = std::format("type {:o} flags {:o} close-on-exec {} tty {}", info.st_mode & S_IFMT,
-                         ::fcntl(fd, F_GETFL), ::fcntl(fd, F_GETFD), ::isatty(fd));
+                         ::fcntl(fd, F_GETFL) & ~kLargeFile, ::fcntl(fd, F_GETFD), ::isatty(fd));
     facts[std::format("descriptor {}", fd)] = kind;
   }
 }
