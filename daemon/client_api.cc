@@ -1,5 +1,7 @@
 #include "daemon/client_api.h"
 
+#include <sys/socket.h>
+
 #include "daemon/client_session.h"
 
 namespace gestalt {
@@ -21,6 +23,16 @@ bool is_request(const wire::Message& message) {
     default:
       return false;
   }
+}
+
+// A pidfd of the very process that connected; none on kernels before 6.5.
+Fd process_of(int socket) {
+#ifndef SO_PEERPIDFD
+  constexpr int SO_PEERPIDFD = 77;
+#endif
+  int fd = -1;
+  socklen_t length = sizeof fd;
+  return ::getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &length) == 0 ? Fd(fd) : Fd();
 }
 
 }  // namespace
@@ -51,7 +63,8 @@ void ClientApi::on_connection(std::shared_ptr<Connection> connection) {
   auto session = std::make_shared<Session>();
   session->connection = connection;
   session->peer = std::move(*peer);
-  if (leader_ != nullptr) session->id = leader_->add_client(connection);
+  if (leader_ != nullptr)
+    session->id = leader_->add_client(connection, process_of(connection->native_handle()));
   ++connections_;
   connection->set_name(std::format("client of uid {}", session->peer.uid));
   connection->start(

@@ -1,5 +1,10 @@
 #include "daemon/leader.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <csignal>
+
 #include "common/node_set.h"
 #include "daemon/sqlite_store.h"
 
@@ -66,7 +71,7 @@ void Leader::stop() {
   if (server_) server_->close();
   Error reason{ErrorCode::kUnavailable, "the leader stops", {}};
   for (auto& [name, session] : agents_) session.connection->finish(reason);
-  for (auto& [id, connection] : clients_) connection->finish(reason);
+  for (auto& [id, client] : clients_) client.connection->finish(reason);
 }
 
 Awaitable<> Leader::tick_loop(Leader* self) {
@@ -99,8 +104,8 @@ Awaitable<Result<wire::Message>> Leader::ask(std::string node, wire::Message mes
   co_return co_await connection->request(std::move(message), timeout);
 }
 
-ClientId Leader::add_client(std::shared_ptr<Connection> connection) {
-  clients_[next_client_] = std::move(connection);
+ClientId Leader::add_client(std::shared_ptr<Connection> connection, Fd process) {
+  clients_[next_client_] = {std::move(connection), std::move(process)};
   return next_client_++;
 }
 
@@ -114,7 +119,13 @@ void Leader::remove_client(ClientId client) {
 
 void Leader::send_to_client(ClientId client, const wire::Message& message) {
   auto found = clients_.find(client);
-  if (found != clients_.end()) found->second->send(message);
+  if (found != clients_.end()) found->second.connection->send(message);
+}
+
+void Leader::wake_client(ClientId client) {
+  auto found = clients_.find(client);
+  if (found == clients_.end() || !found->second.process) return;
+  ::syscall(SYS_pidfd_send_signal, found->second.process.get(), SIGCONT, nullptr, 0);
 }
 
 std::vector<std::string> Leader::reachable_nodes() const {

@@ -3,6 +3,7 @@
 // their clients) and leader_migrations.cc (what the arbiter wants done).
 #pragma once
 
+#include "common/fd.h"
 #include "common/unix_socket.h"
 #include "daemon/cluster_state_dir.h"
 #include "daemon/config.h"
@@ -26,8 +27,9 @@ class Leader {
   void stop();
 
   // ------------------------------------------------------------ for the client API
-  // Every client connection that may own a job gets a number.
-  [[nodiscard]] ClientId add_client(std::shared_ptr<Connection> connection);
+  // Every client connection that may own a job gets a number. `process` is the client's
+  // pidfd, if there is one.
+  [[nodiscard]] ClientId add_client(std::shared_ptr<Connection> connection, Fd process);
   void remove_client(ClientId client);
   // Stdio, signals and the like of the job that the client owns.
   void client_message(ClientId client, const wire::Message& message);
@@ -53,6 +55,10 @@ class Leader {
     NodeRecord record;
     wire::AgentHello hello;  // its jobs and migrations left out
   };
+  struct Client {
+    std::shared_ptr<Connection> connection;
+    Fd process;
+  };
   struct Waiting {
     std::shared_ptr<Promise<ArbiterAction>> answer;
     ClientId client = 0;
@@ -71,6 +77,8 @@ class Leader {
   [[nodiscard]] Awaitable<Result<wire::Message>> ask(std::string node, wire::Message message,
                                                      Clock::duration timeout);
   void send_to_client(ClientId client, const wire::Message& message);
+  // A client stops with its job (Ctrl-Z), and then cannot read that the job goes on.
+  void wake_client(ClientId client);
   [[nodiscard]] std::string known_nodes() const;
   [[nodiscard]] std::string unknown_node_remedy() const;
   [[nodiscard]] Result<void> check_usable(const std::string& node) const;
@@ -141,7 +149,7 @@ class Leader {
   std::unique_ptr<TlsServer> server_;
   std::map<std::string, AgentSession> agents_;
   std::map<std::string, NodeFacts> facts_;
-  std::map<ClientId, std::shared_ptr<Connection>> clients_;
+  std::map<ClientId, Client> clients_;
   ClientId next_client_ = 1;
   std::map<std::uint64_t, Waiting> waiting_;  // by migration
   bool stopped_ = false;

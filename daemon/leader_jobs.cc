@@ -214,7 +214,9 @@ void Leader::resync_clients(const std::string& node) {
 // Only the node that has the job speaks for it.
 void Leader::from_job(const std::string& node, std::uint64_t job_id, const wire::Message& message) {
   Job* job = jobs_.find(job_id);
-  if (job != nullptr && job->record.node == node) send_to_client(job->owner, message);
+  if (job == nullptr || job->record.node != node) return;
+  send_to_client(job->owner, message);
+  if (message.has_job_continued()) wake_client(job->owner);
 }
 
 void Leader::on_job_started(const std::string& node, const wire::JobStarted& started) {
@@ -267,6 +269,7 @@ void Leader::on_job_exited(const std::string& node, std::uint64_t job_id,
             log::field("wait_status", wait_status));
   acknowledge_exit(node, job_id);
   send_to_client(job->owner, exited_message(job_id, wait_status));
+  wake_client(job->owner);
 }
 
 void Leader::lose(Job& job, const std::string& node) {
@@ -277,6 +280,7 @@ void Leader::lose(Job& job, const std::string& node) {
   message.mutable_job_node_lost()->set_job_id(job_id);
   message.mutable_job_node_lost()->set_node(node);
   send_to_client(job.owner, message);
+  wake_client(job.owner);
 }
 
 // ------------------------------------------------------------------ processes

@@ -13,6 +13,8 @@ using Outcome = wire::MigrationOutcome;
 
 // After a denial, for the source to thaw and say so; the job counts as migrating so long.
 constexpr auto kSettleTimeout = std::chrono::seconds(5);
+// For the end that caused a failure to give its reason, after the other's complaint.
+constexpr auto kReasonTimeout = std::chrono::seconds(1);
 // After the commit, for the source to clean up and send its figures.
 constexpr auto kDoneTimeout = std::chrono::seconds(30);
 // A granted migration whose destination neither resumes nor fails is logged this often.
@@ -176,11 +178,12 @@ void MigrationArbiter::source_outcome(Migration& migration, const Outcome& outco
                                       Clock::time_point now, ArbiterActions& out) {
   Verdict verdict = migration.record.verdict;
   if (outcome.state() == Outcome::FAILED) {
-    if (verdict == Verdict::kUndecided)
-      deny(migration, error_of(outcome, "the source failed"), now, out);
+    if (verdict == Verdict::kUndecided || verdict == Verdict::kDenied)
+      end_failed(migration, error_of(outcome, "the source failed"), now, out);
     if (verdict == Verdict::kCompleted) reply(migration, std::nullopt, {}, out);
     // Denied or rolled back: the source says that it has thawed. Granted: not its to say.
-    if (verdict != Verdict::kGranted) ended_.insert(migration.record.migration_id);
+    if (verdict != Verdict::kGranted && !migration.symptom)
+      ended_.insert(migration.record.migration_id);
   } else if (outcome.state() == Outcome::DONE && verdict == Verdict::kCompleted) {
     if (outcome.late_signals_size() > 0) {
       auto late = action(Kind::kLateSignals, migration, migration.record.destination);
@@ -199,7 +202,8 @@ void MigrationArbiter::destination_outcome(Migration& migration, const Outcome& 
   Verdict verdict = migration.record.verdict;
   if (outcome.state() == Outcome::FAILED) {
     Error error = error_of(outcome, "the destination failed");
-    if (verdict == Verdict::kUndecided) deny(migration, error, now, out);
+    if (verdict == Verdict::kUndecided || verdict == Verdict::kDenied)
+      end_failed(migration, error, now, out);
     if (verdict == Verdict::kGranted && !migration.destination_resumed)
       roll_back(migration, error, out);
   } else if (outcome.state() == Outcome::RESUMED && verdict == Verdict::kGranted) {
@@ -220,7 +224,7 @@ ArbiterActions MigrationArbiter::node_failed(const std::string& node, Clock::tim
       migration.source_gone = true;
       if (verdict == Verdict::kUndecided) deny(migration, gone, now, out);
       if (verdict == Verdict::kCompleted) reply(migration, std::nullopt, {}, out);
-      if (verdict != Verdict::kGranted) ended_.insert(id);
+      if (verdict != Verdict::kGranted) settle(migration, out);
     } else if (migration.record.destination == node) {
       if (verdict == Verdict::kUndecided) deny(migration, gone, now, out);
       // One that resumed before it failed ran the job: the source's copy is old.
@@ -274,7 +278,7 @@ ArbiterActions MigrationArbiter::copy_ended(std::uint64_t job_id, const std::str
              out);
       // No figures will come, and there is nothing left to clean up.
       if (migration.record.verdict == Verdict::kCompleted) reply(migration, std::nullopt, {}, out);
-      if (migration.record.verdict != Verdict::kGranted) ended_.insert(id);
+      if (migration.record.verdict != Verdict::kGranted) settle(migration, out);
     } else if (migration.record.destination == node) {
       // An end before the resumption is an outcome, not an exit.
       moved_on = !migration.destination_resumed;
@@ -311,6 +315,12 @@ ArbiterActions MigrationArbiter::tick(Clock::time_point now) {
         ended_.insert(id);
         break;
       case Verdict::kDenied:
+        if (auto symptom = std::exchange(migration.symptom, std::nullopt)) {
+          reply(migration, symptom, {}, out);
+          migration.deadline = now + kSettleTimeout;
+          break;
+        }
+        [[fallthrough]];
       case Verdict::kRolledBack:
         ended_.insert(id);
         break;
@@ -352,7 +362,7 @@ void MigrationArbiter::deny(Migration& migration, const Error& why, Clock::time_
   if (!decide(migration, Verdict::kUndecided, Verdict::kDenied, why.message))
     migration.record.verdict = Verdict::kDenied;
   migration.record.reason = why.message;
-  migration.deadline = now + kSettleTimeout;
+  migration.deadline = now + (migration.symptom ? kReasonTimeout : kSettleTimeout);
   for (const auto& node : {migration.record.destination, migration.record.source}) {
     if (node == migration.record.source && (!migration.outgoing_started || migration.source_gone))
       continue;
@@ -361,8 +371,22 @@ void MigrationArbiter::deny(Migration& migration, const Error& why, Clock::time_
     out.push_back(std::move(cancel));
     tell_verdict(migration, node, out);
   }
-  reply(migration, why, {}, out);
+  if (!migration.symptom) reply(migration, why, {}, out);
   if (!migration.outgoing_started) ended_.insert(migration.record.migration_id);
+}
+
+// Both ends fail when one does, and the wrong one may be heard first: kUnavailable is what
+// an end says whose peer has gone.
+void MigrationArbiter::end_failed(Migration& migration, const Error& why, Clock::time_point now,
+                                  ArbiterActions& out) {
+  bool first = migration.record.verdict == Verdict::kUndecided;
+  if (first && why.code == ErrorCode::kUnavailable && migration.outgoing_started)
+    migration.symptom = why;
+  if (first) {
+    deny(migration, why, now, out);
+  } else if (auto symptom = std::exchange(migration.symptom, std::nullopt)) {
+    reply(migration, why.code == ErrorCode::kUnavailable ? *symptom : why, {}, out);
+  }
 }
 
 void MigrationArbiter::roll_back(Migration& migration, const Error& why, ArbiterActions& out) {
@@ -438,6 +462,13 @@ void MigrationArbiter::verdict_from_record(const Outcome& pending, const std::st
     migration.record.reason = "the leader has no record of it";
   }
   if (migration.record.verdict != Verdict::kUndecided) tell_verdict(migration, node, out);
+}
+
+// Nothing more is awaited of it.
+void MigrationArbiter::settle(Migration& migration, ArbiterActions& out) {
+  if (auto symptom = std::exchange(migration.symptom, std::nullopt))
+    reply(migration, symptom, {}, out);
+  ended_.insert(migration.record.migration_id);
 }
 
 void MigrationArbiter::sweep() {

@@ -60,6 +60,8 @@ struct Migration {
   bool destination_resumed = false;
   bool completion_tried = false;
   bool replied = false;
+  // One end only knows that the other is gone; the reply waits a moment for the reason.
+  std::optional<Error> symptom;
   Clock::time_point began;
   Deadline deadline;  // of the current wait; GRANTED has none: see tick()
 };
@@ -114,6 +116,8 @@ class MigrationArbiter {
  private:
   using Live = std::map<std::uint64_t, Migration>;
   void deny(Migration& migration, const Error& why, Clock::time_point now, ArbiterActions& out);
+  void end_failed(Migration& migration, const Error& why, Clock::time_point now,
+                  ArbiterActions& out);
   void roll_back(Migration& migration, const Error& why, ArbiterActions& out);
   void complete(Migration& migration, Clock::time_point now, ArbiterActions& out);
   void reply(Migration& migration, std::optional<Error> error, wire::MigrationStats stats,
@@ -127,6 +131,7 @@ class MigrationArbiter {
                             const std::string& reason);
   void verdict_from_record(const wire::MigrationOutcome& pending, const std::string& node,
                            ArbiterActions& out);
+  void settle(Migration& migration, ArbiterActions& out);
   void sweep();
 
   Store& store_;

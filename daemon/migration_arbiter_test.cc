@@ -64,13 +64,17 @@ class Arbiter : public testing::Test {
   void ask(std::uint64_t id, bool online = true) {
     actions_ = arbiter_->ask(id, "a", online, now_);
   }
-  void outcome(std::uint64_t id, Outcome::Role role, Outcome::State state) {
+  void outcome(std::uint64_t id, Outcome::Role role, Outcome::State state,
+               wire::ErrorCode code = wire::ERROR_INTERNAL, const std::string& text = "broke") {
     Outcome message;
     message.set_migration_id(id);
     message.set_job_id(7);
     message.set_role(role);
     message.set_state(state);
-    if (state == Outcome::FAILED) message.mutable_error()->set_message("broke");
+    if (state == Outcome::FAILED) {
+      message.mutable_error()->set_code(code);
+      message.mutable_error()->set_message(text);
+    }
     actions_ = arbiter_->outcome(message, role == Outcome::SOURCE ? "a" : "b", now_);
   }
   std::uint64_t granted() {
@@ -162,6 +166,26 @@ TEST_F(Arbiter, AFailureOfEitherEndBeforeTheGrantDenies) {
     EXPECT_TRUE(told("a", Verdict::kDenied));
     EXPECT_EQ(on_disk(id), Verdict::kDenied);
   }
+}
+
+TEST_F(Arbiter, TheReasonIsReportedNotTheSymptom) {
+  auto id = begin();
+  ready(id);
+  outcome(id, Outcome::DESTINATION, Outcome::FAILED, wire::ERROR_UNAVAILABLE, "the peer is gone");
+  EXPECT_EQ(on_disk(id), Verdict::kDenied);
+  EXPECT_FALSE(has(Kind::kReply));
+  outcome(id, Outcome::SOURCE, Outcome::FAILED, wire::ERROR_BLOCKED, "it holds a lock");
+  ASSERT_TRUE(has(Kind::kReply));
+  EXPECT_EQ(find(Kind::kReply)->error->code, ErrorCode::kBlocked);
+  EXPECT_EQ(arbiter_->active(), 0U);
+
+  id = begin();
+  ready(id);
+  outcome(id, Outcome::SOURCE, Outcome::FAILED, wire::ERROR_UNAVAILABLE, "the peer is gone");
+  EXPECT_FALSE(has(Kind::kReply));
+  actions_ = arbiter_->tick(now_ + seconds(1));
+  ASSERT_TRUE(has(Kind::kReply));
+  EXPECT_EQ(find(Kind::kReply)->error->message, "the peer is gone");
 }
 
 TEST_F(Arbiter, ADestinationThatIsNotOnlineIsDenied) {
