@@ -147,8 +147,12 @@ Result<criu_resp> CriuClient::receive(Deadline deadline) {
 Result<criu_resp> CriuClient::request(const criu_req& request, const Notify& notify,
                                       const std::string& log_path, Deadline deadline) {
   std::string bytes = request.SerializeAsString();
-  if (::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0)
-    return fail_errno(errno, "send a request to CRIU");
+  if (::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) {
+    int error_number = errno;
+    auto status = wait_child(pid_, deadline_in(milliseconds(500)));
+    return fail_errno(error_number, std::format("send a request to CRIU (wait status {})",
+                                                status ? std::to_string(*status) : "unknown"));
+  }
   Result<void> noticed;
   while (true) {
     auto response = receive(deadline);

@@ -178,8 +178,13 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
     // CRIU did not come as far as pre-resume.
     connection_->stream().shut_down();
     auto pages_done = received.get();
+    // Whichever failed first took the other along; the lost connection is the less telling.
     bool pages_first = !pages_done && pages_done.error().code != ErrorCode::kUnavailable;
     if (pages_first) return pages_done;
+    if (!pages_done)
+      log::warning("no pages either", log::field("migration", parameters_.migration_id),
+                   log::field("error", pages_done.error().text()));
+    if (is_cancelled()) return fail(ErrorCode::kUnavailable, "the migration was cancelled");
   }
   if (auto failure = sink.failure(); failure && !resumed_) return std::unexpected(*failure);
   if (!response) return std::unexpected(std::move(response).error());
@@ -224,6 +229,11 @@ Result<void> MigrationDestination::confirm() {
     return fail(ErrorCode::kUnavailable, "the leader gave the process back to the source");
   if (group_.frozen()) return group_.thaw(deadline_in(kFreezeTimeout));
   return {};
+}
+
+bool MigrationDestination::is_cancelled() {
+  std::lock_guard lock(connection_mutex_);
+  return cancelled_;
 }
 
 void MigrationDestination::cancel() {

@@ -66,6 +66,7 @@ class MigrationDestination {
   [[nodiscard]] Result<void> on_restored(PageSink& sink);
   [[nodiscard]] Result<void> confirm();
   [[nodiscard]] criu_req restore_request(const RestorePlan& plan) const;
+  [[nodiscard]] bool is_cancelled();
   void destroy();
   void enter(DestinationState state) { state_.change(state_.get(), state); }
 
