@@ -56,9 +56,6 @@ Result<void> MigrationDestination::run() {
                log::field("error", moved.error().text()));
   destroy();
   state_.finish(DestinationState::kRolledBack);
-  if (connection_)
-    (void)connection_->send(FrameType::kAbort, 0, moved.error().message.substr(0, 1000),
-                            deadline_in(std::chrono::seconds(1)));
   return moved;
 }
 
@@ -229,6 +226,13 @@ Result<void> MigrationDestination::confirm() {
     return fail(ErrorCode::kUnavailable, "the leader gave the process back to the source");
   if (group_.frozen()) return group_.thaw(deadline_in(kFreezeTimeout));
   return {};
+}
+
+void MigrationDestination::tell_source(const Error& error) {
+  if (!connection_) return;
+  (void)connection_->send(FrameType::kAbort, 0, error.message.substr(0, 1000),
+                          deadline_in(std::chrono::seconds(1)));
+  connection_->stream().shut_down();
 }
 
 bool MigrationDestination::is_cancelled() {

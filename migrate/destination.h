@@ -55,6 +55,9 @@ class MigrationDestination {
   // Success: the unit runs here and the leader has confirmed it. Error: nothing of it
   // is left here.
   [[nodiscard]] Result<void> run();
+  // After run() failed: the source need not wait. To be called once the leader knows, so
+  // that it hears of the cause before it hears of the consequence.
+  void tell_source(const Error& error);
   // Makes run() fail soon, if the unit does not run here yet. From any thread.
   void cancel();
 

@@ -222,6 +222,13 @@ Result<MigrationReport> MigrationSource::finish_granted() {
   return report_;
 }
 
+void MigrationSource::tell_destination(const Error& error) {
+  if (!connection_) return;
+  (void)connection_->send(FrameType::kAbort, 0, error.message.substr(0, 1000),
+                          deadline_in(std::chrono::seconds(1)));
+  connection_->stream().shut_down();
+}
+
 void MigrationSource::cancel() {
   std::lock_guard lock(connection_mutex_);
   cancelled_ = true;
@@ -231,11 +238,6 @@ void MigrationSource::cancel() {
 Error MigrationSource::roll_back(Error cause) {
   log::warning("migration rolled back", log::field("migration", parameters_.migration_id),
                log::field("state", name_of(state_.get())), log::field("error", cause.text()));
-  if (connection_) {
-    (void)connection_->send(FrameType::kAbort, 0, cause.message.substr(0, 1000),
-                            deadline_in(std::chrono::seconds(1)));
-    connection_->stream().shut_down();
-  }
   if (group_frozen_) {
     auto thawed = unit_.group->thaw(deadline_in(kFreezeTimeout));
     if (!thawed) log::error("cannot thaw", log::field("error", thawed.error().text()));

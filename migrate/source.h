@@ -52,6 +52,9 @@ class MigrationSource {
   // Moves the unit by mode eager. On success the unit's processes here have been
   // killed (the host reaps them). On an error they run here as before.
   [[nodiscard]] Result<MigrationReport> run();
+  // After run() failed: the destination need not wait. To be called once the leader
+  // knows, so that it hears of the cause before it hears of the consequence.
+  void tell_destination(const Error& error);
   // Makes run() fail soon, if the leader has not granted. From any thread.
   void cancel();
 

@@ -68,6 +68,7 @@ void StandIn::outgoing_finished(Result<MigrationReport> outcome) {
   migration_->thread.join();
   if (!outcome) {
     report_outcome(wire::MigrationOutcome::FAILED, &outcome.error(), nullptr);
+    migration_->source->tell_destination(outcome.error());
     migration_.reset();
     if (root_status_) {
       root_ended();
@@ -237,6 +238,7 @@ void StandIn::incoming_finished(Result<void> outcome) {
     if (incoming_request_.has_prepare_incoming())
       reply(incoming_request_, error_answer(outcome.error()));
     report_outcome(wire::MigrationOutcome::FAILED, &outcome.error(), nullptr);
+    migration_->destination->tell_source(outcome.error());
     migration_.reset();
     return forget_job();
   }
