@@ -44,6 +44,8 @@ std::uint64_t job_of_cgroup(std::string_view path) {
 
 Result<Cgroup> Cgroup::create(const std::string& name) {
   GESTALT_ASSIGN(auto path, cgroup2_mount());
+  // A group that is left over from before, and empty, has a history (common/child.cc).
+  (void)::rmdir((path + "/" + name).c_str());
   std::istringstream parts(name);
   for (std::string part; std::getline(parts, part, '/');) {
     path += "/" + part;

@@ -86,13 +86,26 @@ struct Prepared {
   std::vector<char*> environment;
 };
 
+int join_cgroup(int directory) {
+  int procs = ::openat(directory, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+  if (procs < 0) return errno;
+  int error_number = ::write(procs, "0", 1) == 1 ? 0 : errno;
+  ::close(procs);
+  return error_number;
+}
+
+constexpr char kAlive = 'A';
+
 [[noreturn]] void run_child(const SpawnOptions& options, const std::function<int()>& setup,
-                            Prepared& prepared, int report) {
+                            Prepared& prepared, int report, bool must_join_cgroup) {
+  (void)!::write(report, &kAlive, 1);
   reset_signals();
   // Whatever this process was itself given without close-on-exec goes no further.
   (void)::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
   SpawnFailure failure;
-  failure.error_number = arrange_descriptors(options.descriptors, report);
+  if (must_join_cgroup) failure.error_number = join_cgroup(options.cgroup_fd);
+  if (failure.error_number == 0)
+    failure.error_number = arrange_descriptors(options.descriptors, report);
   if (failure.error_number == 0 && options.new_session && ::setsid() < 0)
     failure.error_number = errno;
   if (failure.error_number == 0 && setup) failure.error_number = setup();
@@ -113,6 +126,47 @@ Unexpected explain(const SpawnFailure& failure, const std::string& program) {
   return error;
 }
 
+// kUnavailable: the child was killed at its birth. Kernels from 6.14 on do that to a
+// child that is to start in another control group than its parent's, if one of the two
+// was once ended by cgroup.kill and the other not (cgroup_css_set_fork compares their
+// counters). Then it has to be born here and go there by itself.
+Result<pid_t> start_child(const SpawnOptions& options, const std::function<int()>& setup,
+                          Prepared& prepared, bool into_cgroup) {
+  GESTALT_ASSIGN(auto report, make_pipe());
+  pid_t wanted_pid = options.pid;
+  clone_args arguments{};
+  arguments.exit_signal = SIGCHLD;
+  if (options.pid != 0) {
+    arguments.set_tid = reinterpret_cast<std::uint64_t>(&wanted_pid);
+    arguments.set_tid_size = 1;
+  }
+  if (into_cgroup) {
+    arguments.flags |= CLONE_INTO_CGROUP;
+    arguments.cgroup = static_cast<std::uint64_t>(options.cgroup_fd);
+  }
+  bool must_join_cgroup = options.cgroup_fd >= 0 && !into_cgroup;
+  auto pid = static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof arguments));
+  if (pid == 0) run_child(options, setup, prepared, report.write.get(), must_join_cgroup);
+  if (pid < 0)
+    return fail_errno(errno, std::format("start {}{}", options.argv[0],
+                                         options.pid != 0 ? std::format(" as pid {}", options.pid)
+                                                          : std::string()));
+  report.write.reset();
+  Deadline deadline = deadline_in(std::chrono::seconds(10));
+  char alive = 0;
+  auto got = read_exact(report.read.get(), std::as_writable_bytes(std::span(&alive, 1)), deadline);
+  SpawnFailure failure;
+  if (got) {
+    got = read_exact(report.read.get(), std::as_writable_bytes(std::span(&failure, 1)), deadline);
+    // The pipe closed by exec: the program runs.
+    if (!got && got.error().code == ErrorCode::kUnavailable) return pid;
+  }
+  if (!got) (void)::kill(pid, SIGKILL);
+  (void)::waitpid(pid, nullptr, 0);
+  if (!got) return std::unexpected(std::move(got).error());
+  return explain(failure, options.argv[0]);
+}
+
 }  // namespace
 
 Result<pid_t> spawn(const SpawnOptions& options, const std::function<int()>& setup) {
@@ -126,36 +180,9 @@ Result<pid_t> spawn(const SpawnOptions& options, const std::function<int()>& set
   prepared.shell_argv = {shell, nullptr};
   prepared.shell_argv.insert(prepared.shell_argv.end(), prepared.argv.begin() + 1,
                              prepared.argv.end());
-  GESTALT_ASSIGN(auto report, make_pipe());
-  pid_t wanted_pid = options.pid;
-  clone_args arguments{};
-  arguments.exit_signal = SIGCHLD;
-  if (options.pid != 0) {
-    arguments.set_tid = reinterpret_cast<std::uint64_t>(&wanted_pid);
-    arguments.set_tid_size = 1;
-  }
-  if (options.cgroup_fd >= 0) {
-    arguments.flags |= CLONE_INTO_CGROUP;
-    arguments.cgroup = static_cast<std::uint64_t>(options.cgroup_fd);
-  }
-  auto pid = static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof arguments));
-  if (pid == 0) run_child(options, setup, prepared, report.write.get());
-  if (pid < 0)
-    return fail_errno(errno, std::format("start {}{}", options.argv[0],
-                                         options.pid != 0 ? std::format(" as pid {}", options.pid)
-                                                          : std::string()));
-  report.write.reset();
-  SpawnFailure failure;
-  auto got = read_exact(report.read.get(), std::as_writable_bytes(std::span(&failure, 1)),
-                        deadline_in(std::chrono::seconds(10)));
-  if (!got) {
-    // The pipe closed by exec: the program runs.
-    if (got.error().code == ErrorCode::kUnavailable) return pid;
-    (void)::kill(pid, SIGKILL);
-  }
-  (void)::waitpid(pid, nullptr, 0);
-  if (!got) return std::unexpected(std::move(got).error());
-  return explain(failure, options.argv[0]);
+  auto first = start_child(options, setup, prepared, options.cgroup_fd >= 0);
+  if (first || first.error().code != ErrorCode::kUnavailable) return first;
+  return start_child(options, setup, prepared, false);
 }
 
 Result<int> wait_child(pid_t pid, Deadline deadline) {

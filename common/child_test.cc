@@ -97,6 +97,25 @@ TEST(Spawn, ResetsSignals) {
   (void)::signal(SIGUSR1, SIG_DFL);
 }
 
+// Some kernels kill a child that is born into a group with such a history.
+TEST(Spawn, StartsInAControlGroupThatWasOnceKilled) {
+  auto group = Cgroup::create(std::format("gestalt-test-{}", ::getpid()));
+  if (!group) GTEST_SKIP() << "no control groups here: " << group.error().text();
+  if (!group->kill()) GTEST_SKIP() << "no cgroup.kill here";
+  SpawnOptions options;
+  options.argv = {"/bin/sleep", "60"};
+  options.cgroup_fd = group->directory_fd();
+  auto pid = spawn(options);
+  ASSERT_TRUE(pid) << pid.error().text();
+  auto members = group->processes();
+  ASSERT_TRUE(members);
+  EXPECT_EQ(*members, std::vector<pid_t>{*pid});
+  EXPECT_TRUE(group->kill());
+  EXPECT_EQ(wait_child(*pid, soon()), SIGKILL);
+  EXPECT_TRUE(group->wait_empty(soon()));
+  EXPECT_TRUE(group->remove());
+}
+
 TEST(WaitChild, EndsByItsDeadline) {
   SpawnOptions options;
   options.argv = {"/bin/sleep", "60"};
