@@ -47,10 +47,10 @@ Result<MigrationArbiter::Plan> Leader::plan_migration(const FoundTask& found, ui
                 std::format("pid {} is outside the pid slice of node {}", task.pid(), found.node),
                 "such a pid may be in use elsewhere; start the program again");
   const std::string& destination = request.node();
+  GESTALT_TRY(check_usable(destination));
   if (destination == job->record.node)
     return fail(ErrorCode::kInvalidArgument,
                 std::format("process {} is on {} already", task.pid(), destination));
-  GESTALT_TRY(check_usable(destination));
   MigrationArbiter::Plan plan;
   plan.options = request.options();
   if (plan.options.mode().empty()) plan.options.set_mode("eager");
