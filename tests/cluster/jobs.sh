@@ -187,6 +187,14 @@ no_faults() {
   done
 }
 
+healthy() {
+  case $(node_state "$1") in
+    online) ;;
+    draining) gestalt node resume "$1" && return 1 ;;
+    *) return 1 ;;
+  esac
+}
+
 # Nodes as they were in the beginning, all online.
 heal() {
   local node state daemon
@@ -199,7 +207,7 @@ heal() {
     esac
   done < <(sandbox status | awk 'NR > 1 { print $1, $2, $NF }')
   no_faults
-  for node in $(nodes); do wait_until 20 node_is "$node" online; done
+  for node in $(nodes); do wait_until 20 healthy "$node"; done
 }
 
 end_jobs() {

@@ -137,9 +137,9 @@ test_drain_and_resume() {
   expect_states node2 draining
   expect_exit 125 gestalt run --node node2 -- true
   keeps_working memory
-  expect_exit 6 migrate "$pid" node2 || true
   move "$pid" node1
   keeps_working memory
+  expect_exit 6 migrate "$pid" node2
   sandbox daemon leader restart
   wait_until 10 node_is node2 draining
   gestalt node resume node2

@@ -83,30 +83,6 @@ pause_at() {
 test_destination_freezes_receiving_pages() { pause_at 24; }
 test_destination_freezes_at_the_resume() { pause_at 28; }
 
-# Resumed there, and the leader cannot complete: then the node is cut off or frozen, and
-# comes back with a copy that ran for a moment. Only one may remain.
-comes_back_after() { # cut join | pause resume
-  local began=$SECONDS mover state
-  start_victim victim node1 memory
-  fault leader 42
-  migrate "$pid" node2 --timeout 40 &
-  mover=$!
-  wait_until 15 eval '(($(count_on node2 victim) == 1))'
-  sleep 0.5 # resumed and unconfirmed
-  sandbox "$1" node2
-  wait_until 15 node_is node2 failed
-  no_faults
-  expect_rolled_back
-  sandbox "$2" node2
-  wait_until 20 node_is node2 online
-  wait_until 10 only_on node1 victim 1
-  keeps_working victim
-  and_then_it_works
-}
-
-test_a_cut_off_copy_ends_when_its_node_is_back() { comes_back_after cut join; }
-test_a_frozen_copy_ends_when_its_node_is_back() { comes_back_after pause resume; }
-
 # --- the source --------------------------------------------------------------
 
 # All that there was died with it: the command says so, nothing is left anywhere.

@@ -191,30 +191,29 @@ test_only_root_reaches_the_inner_sockets() {
   gestalt_as alice ps >/dev/null
 }
 
-# Strangers find the port of a migration before the source does.
+# Strangers find the port of a migration before the source does, whose stand-in is held.
 test_noise_on_the_page_port() {
-  local before number=''
+  local before number='' mover i
   before=$(on node2 ss -Hltn | awk '{ print $4 }' | sort)
   start_victim memory node1 memory
-  sandbox pause node1
+  on node1 pkill -STOP -f gestalt-stand-in
   migrate "$pid" node2 &
-  page_port() {
+  mover=$!
+  for ((i = 0; i < 100; i++)); do
     number=$(on node2 ss -Hltn | awk '{ print $4 }' | sort | comm -13 <(echo "$before") - | sed 's/.*://' | head -n 1)
-    [[ -n $number ]]
-  }
-  local i
-  for ((i = 0; i < 40; i++)); do
-    ! page_port || break
+    [[ -z $number ]] || break
     sleep 0.05
   done
-  [[ -n $number ]] || { sandbox resume node1; fail "no port was opened on node2"; }
   # shellcheck disable=SC2016
-  on leader timeout 3 bash -c 'to() { timeout 0.3 bash -c "cat >/dev/tcp/node2/$1" 2>/dev/null || true; }
+  [[ -z $number ]] || on leader timeout 8 bash -c '
+    to() { timeout 0.3 bash -c "cat >/dev/tcp/node2/$1" 2>/dev/null || true; }
     head -c 3000 /dev/urandom | to "$1"
-    (exec 3<>"/dev/tcp/node2/$1" && sleep 1) 2>/dev/null
-    head -c 100000 /dev/zero | to "$1"' sh "$number" || true
-  sandbox resume node1
-  wait $! || fail "the migration failed: $(cat "$scratch/migration.err")"
+    (exec 3<>"/dev/tcp/node2/$1" && sleep 4) 2>/dev/null & # longer than it may stay silent
+    head -c 100000 /dev/zero | to "$1"
+    sleep 1' sh "$number" || true
+  on node1 pkill -CONT -f gestalt-stand-in
+  [[ -n $number ]] || fail "no port was opened on node2"
+  wait "$mover" || fail "the migration failed: $(cat "$scratch/migration.err")"
   expect_only_on node2 memory 1
   keeps_working memory
   finish memory "$pid"
