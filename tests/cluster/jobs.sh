@@ -6,12 +6,14 @@
 #   move PID NODE                             migrate, and check what was reported
 #   expect_only_on NODE NAME COUNT            where its processes are, seen from outside
 #   keeps_working NAME                        it gets on, as it says itself
+#   begin_held NODE FAULT                     a migration that stands still
 #   finish NAME PID                           it says `ok`, exits 0, lost no output
 #
 # What a case leaves running is ended after it; dead, cut or paused nodes come back.
 
 readonly victims=/usr/lib/gestalt/tests
-pid= # set by start_victim and await_pid
+pid=   # set by start_victim and await_pid
+mover= # set by begin_held
 
 # gestalt ARG…: as root on the leader; gestalt_as USER ARG… as a user. Never hangs.
 gestalt() { on leader timeout --kill-after=5 60 gestalt "$@"; }
@@ -157,6 +159,19 @@ move() {
   assert_eq "$(node_of "$1")" "$2" "where ps shows $1"
 }
 
+# begin_held NODE FAULT: a victim on node1 on its way to node2, held where the fault
+# hangs. Sets mover, the migrate command to be waited for.
+begin_held() {
+  start_victim victim node1 memory
+  fault "$1" "$2:hang"
+  migrate "$pid" node2 --timeout 40 &
+  # shellcheck disable=SC2034 # the tests wait for it
+  mover=$!
+  wait_until 15 held_at "$1" "$2"
+}
+
+held_at() { sandbox daemon "$1" log | tail -n 50 | grep -q "injected fault.*number=$2"; }
+
 # --- verdicts ----------------------------------------------------------------
 
 # ready, tick 0, tick 1, …, ok: complete and in order, nothing BAD.
@@ -187,6 +202,8 @@ no_faults() {
   done
 }
 
+not_merged() { [[ $1 == leader || $(node_state "$1") == @(failed|offline) ]]; }
+
 healthy() {
   case $(node_state "$1") in
     online) ;;
@@ -202,7 +219,11 @@ heal() {
     case $state in
       paused) sandbox resume "$node" ;;
       cut) sandbox join "$node" ;;
-      dead) sandbox boot "$node" ;;
+      dead)
+        # Before that the leader takes the old one for alive.
+        wait_until 15 not_merged "$node"
+        sandbox boot "$node"
+        ;;
       running) [[ $daemon != stopped ]] || sandbox daemon "$node" start ;;
     esac
   done < <(sandbox status | awk 'NR > 1 { print $1, $2, $NF }')

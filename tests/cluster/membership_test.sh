@@ -148,6 +148,31 @@ test_drain_and_resume() {
   expect_exit 3 gestalt node drain nosuch
 }
 
+# A node that boots again must not give out pids of processes that have moved away.
+test_pids_stay_unique_after_a_reboot() {
+  local first other
+  start_victim memory node1 memory
+  first=$pid
+  move "$first" node2
+  sandbox kill node1
+  wait_until "$silence" node_is node1 failed
+  sandbox boot node1
+  expect_states node1 online
+  start other node1 sh -c 'echo "ready $$" >&2; exec sleep 1000'
+  await_pid other
+  other=$pid
+  [[ $other != "$first" ]] || fail "two processes have the pid $first"
+  assert_eq "$(node_of "$first")" node2
+  assert_eq "$(node_of "$other")" node1
+  keeps_working memory
+  move "$other" node2
+  move "$first" node1
+  keeps_working memory
+  finish memory "$first"
+  gestalt kill "$other"
+  await_status other 143
+}
+
 # --- the leader's daemon -----------------------------------------------------
 
 slices() { gestalt node list --json | on leader jq -c '[.[] | [.name, .pid_first, .pid_last]] | sort'; }
