@@ -45,8 +45,12 @@ class Arbiter : public testing::Test {
   }
 
   std::uint64_t begin(std::uint64_t job_id = 7) {
-    MigrationArbiter::Plan plan{.job_id = job_id, .pid = 100, .stand_in_pid = 99, .source = "a",
-                                .destination = "b", .secret = std::string(32, 's')};
+    MigrationArbiter::Plan plan{.job_id = job_id,
+                                .pid = 100,
+                                .stand_in_pid = 99,
+                                .source = "a",
+                                .destination = "b",
+                                .secret = std::string(32, 's')};
     plan.options.set_mode("eager");
     plan.options.set_timeout_seconds(60);
     actions_.clear();

@@ -43,7 +43,10 @@ class FakeProc : public testing::Test {
     }
   }
   [[nodiscard]] TaskView view() const {
-    return {.proc = proc_.string(), .node = "n1", .pid_first = 1000, .pid_last = 1999,
+    return {.proc = proc_.string(),
+            .node = "n1",
+            .pid_first = 1000,
+            .pid_last = 1999,
             .roots = {{3, 1001}, {4, 500}}};
   }
   fs::path proc_;
@@ -69,7 +72,7 @@ TEST_F(FakeProc, MapsTasksToJobs) {
 
 TEST_F(FakeProc, MarksPidsOutsideTheSliceUnlessTheyMovedHere) {
   add(2500, 'S', 1, "/gestalt/job-3");
-  add(500, 'S', 1, "/gestalt/job-4");   // the root of a job that came from elsewhere
+  add(500, 'S', 1, "/gestalt/job-4");  // the root of a job that came from elsewhere
   add(501, 'S', 500, "/gestalt/job-4");
   add(1500, 'S', 1, "/gestalt/job-3");
   EXPECT_TRUE(read_task(view(), 2500)->outside_slice());

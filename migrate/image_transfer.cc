@@ -5,6 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
 #include <filesystem>
 #include <vector>
 
@@ -50,10 +53,25 @@ Result<void> receive_file(PageConnection& connection, const std::string& path, s
 
 }  // namespace
 
+void remove_orphaned_images(const std::string& parent) {
+  std::error_code error;
+  std::vector<std::filesystem::path> orphans;
+  for (const auto& entry : std::filesystem::directory_iterator(parent, error)) {
+    std::string name = entry.path().filename();
+    auto dot = name.rfind('.');
+    pid_t owner = 0;
+    if (!name.starts_with("m-") || dot == std::string::npos) continue;
+    std::from_chars(name.data() + dot + 1, name.data() + name.size(), owner);
+    if (owner > 0 && ::kill(owner, 0) != 0 && errno == ESRCH) orphans.push_back(entry.path());
+  }
+  for (const auto& orphan : orphans) std::filesystem::remove_all(orphan, error);
+}
+
 Result<ImageDirectory> ImageDirectory::create(const std::string& parent, const std::string& name) {
   std::error_code error;
   std::filesystem::create_directories(parent, error);
-  std::string path = parent + "/" + name;
+  remove_orphaned_images(parent);
+  std::string path = std::format("{}/{}.{}", parent, name, ::getpid());
   std::filesystem::remove_all(path, error);
   if (::mkdir(path.c_str(), 0700) != 0)
     return fail_errno(errno, std::format("make the image directory {}", path));

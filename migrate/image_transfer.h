@@ -8,10 +8,14 @@
 
 namespace gestalt {
 
+// Removes the images of owners that died without doing it themselves.
+void remove_orphaned_images(const std::string& parent);
+
 // A directory for one migration's images; removed with its content when it goes.
 class ImageDirectory {
  public:
-  // `parent`/m-ID-ROLE, empty, mode 0700. An old one of that name is removed.
+  // `parent`/NAME.PID, empty, mode 0700. An old one of that name is removed, and those
+  // whose owners have died.
   [[nodiscard]] static Result<ImageDirectory> create(const std::string& parent,
                                                      const std::string& name);
   ImageDirectory(ImageDirectory&& other) noexcept : path_(std::exchange(other.path_, {})) {}

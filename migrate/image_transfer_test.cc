@@ -99,6 +99,17 @@ TEST_F(ImageTransfer, TheDirectoryGoesWithItsOwner) {
   EXPECT_FALSE(std::filesystem::exists(path));
 }
 
+TEST_F(ImageTransfer, OrphanedDirectoriesGoAndOthersStay) {
+  std::string orphan = root_ + "/m-1-source.4194303";
+  std::string other = root_ + "/something.4194303";
+  std::string living = std::format("{}/m-2-source.{}", root_, ::getpid());
+  for (const auto& path : {orphan, other, living}) std::filesystem::create_directories(path);
+  remove_orphaned_images(root_);
+  EXPECT_FALSE(std::filesystem::exists(orphan));
+  EXPECT_TRUE(std::filesystem::exists(other));
+  EXPECT_TRUE(std::filesystem::exists(living));
+}
+
 TEST(CriuLog, QuotesTheFirstErrorsOnly) {
   std::string log =
       "Error (criu/util.c:1): rlimit: Can't setup RLIMIT_NOFILE for self\n"

@@ -13,6 +13,7 @@
 #include "common/paths.h"
 #include "common/unix_socket.h"
 #include "migrate/criu_client.h"
+#include "migrate/image_transfer.h"
 
 namespace gestalt {
 
@@ -46,8 +47,10 @@ void ClusterInit::reap() {
   signalfd_siginfo info;
   while (::read(signals_.get(), &info, sizeof info) == sizeof info) {
   }
-  while (::waitpid(-1, nullptr, WNOHANG) > 0) {
-  }
+  bool crashed = false;
+  for (int status = 0; ::waitpid(-1, &status, WNOHANG) > 0;) crashed = crashed || status != 0;
+  // Perhaps a stand-in, amid a migration.
+  if (crashed) remove_orphaned_images(paths::kImageDirectory);
 }
 
 void ClusterInit::accept_agent() {

@@ -115,7 +115,7 @@ def test():
     t.type("PS1='pr''ompt> '\n")
     t.expect("prompt> ")
     before = t.settings()
-    t.type("gestalt run --node node1 -- bash -c 'while :; do echo alive; sleep 0.1; done'\n")
+    t.type("gestalt run --node node1 -- bash -c 'while :; do echo al\"\"ive; sleep 0.1; done'\n")
     t.expect("alive")
     t.type("\x1a")
     t.expect("Stopped")
