@@ -130,5 +130,15 @@ TEST(Config, LoadFillsInTheHostName) {
   ::unlink(path.c_str());
 }
 
+TEST(Config, OnlyCommentsMayLeaveAscii) {
+  EXPECT_TRUE(parse_config("# größer\n[cluster]\nname = \"a\" # naïve\n", "x.toml"));
+  for (const char* text :
+       {"é = 1\n", "[clüster]\n", "[cluster]\nname = \"ü\"\n", "[cluster]\nname = \"#é\"\n"}) {
+    auto config = parse_config(text, "x.toml");
+    ASSERT_FALSE(config) << text;
+    EXPECT_NE(config.error().message.find("x.toml:"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace gestalt
