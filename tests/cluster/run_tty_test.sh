@@ -254,6 +254,9 @@ def test():
     t.expect("sleep 1000")
     t.expect("cat")
     t.type("kill %1; fg %2\n")
+    t.expect("fg %2[\\s\\S]*exec cat")  # before that bash would take what is typed
+    t.type("again\n")
+    t.expect("again\r\nagain")
     t.type("\x04")
     t.expect("prompt> ")
     t.type("exit 4\n")
