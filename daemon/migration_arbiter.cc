@@ -1,5 +1,6 @@
 #include "daemon/migration_arbiter.h"
 
+#include <algorithm>
 #include <format>
 
 #include "common/fault.h"
@@ -11,7 +12,7 @@ namespace {
 using Kind = ArbiterAction::Kind;
 using Outcome = wire::MigrationOutcome;
 
-// After a denial, for the source to thaw and say so; the job counts as migrating so long.
+// After a failure, for the source to thaw and say so; the job counts as migrating so long.
 constexpr auto kSettleTimeout = std::chrono::seconds(5);
 // For the end that caused a failure to give its reason, after the other's complaint.
 constexpr auto kReasonTimeout = std::chrono::seconds(1);
@@ -180,10 +181,8 @@ void MigrationArbiter::source_outcome(Migration& migration, const Outcome& outco
   if (outcome.state() == Outcome::FAILED) {
     if (verdict == Verdict::kUndecided || verdict == Verdict::kDenied)
       end_failed(migration, error_of(outcome, "the source failed"), now, out);
-    if (verdict == Verdict::kCompleted) reply(migration, std::nullopt, {}, out);
     // Denied or rolled back: the source says that it has thawed. Granted: not its to say.
-    if (verdict != Verdict::kGranted && !migration.symptom)
-      ended_.insert(migration.record.migration_id);
+    if (verdict != Verdict::kGranted) source_settled(migration, out);
   } else if (outcome.state() == Outcome::DONE && verdict == Verdict::kCompleted) {
     if (outcome.late_signals_size() > 0) {
       auto late = action(Kind::kLateSignals, migration, migration.record.destination);
@@ -205,7 +204,7 @@ void MigrationArbiter::destination_outcome(Migration& migration, const Outcome& 
     if (verdict == Verdict::kUndecided || verdict == Verdict::kDenied)
       end_failed(migration, error, now, out);
     if (verdict == Verdict::kGranted && !migration.destination_resumed)
-      roll_back(migration, error, out);
+      roll_back(migration, error, now, out);
   } else if (outcome.state() == Outcome::RESUMED && verdict == Verdict::kGranted) {
     if (outcome.pid() != 0) migration.pid = outcome.pid();
     migration.destination_resumed = true;
@@ -223,13 +222,12 @@ ArbiterActions MigrationArbiter::node_failed(const std::string& node, Clock::tim
     if (migration.record.source == node) {
       migration.source_gone = true;
       if (verdict == Verdict::kUndecided) deny(migration, gone, now, out);
-      if (verdict == Verdict::kCompleted) reply(migration, std::nullopt, {}, out);
-      if (verdict != Verdict::kGranted) settle(migration, out);
+      if (verdict != Verdict::kGranted) source_settled(migration, out);
     } else if (migration.record.destination == node) {
       if (verdict == Verdict::kUndecided) deny(migration, gone, now, out);
       // One that resumed before it failed ran the job: the source's copy is old.
       if (verdict == Verdict::kGranted && !migration.destination_resumed)
-        roll_back(migration, gone, out);
+        roll_back(migration, gone, now, out);
     }
   }
   sweep();
@@ -253,7 +251,7 @@ ArbiterActions MigrationArbiter::node_connected(const std::string& node,
     Verdict verdict = migration.record.verdict;
     Error lost{ErrorCode::kUnavailable, std::format("node {} has lost the migration", node), {}};
     if (verdict == Verdict::kGranted && is_destination && !migration.destination_resumed)
-      roll_back(migration, lost, out);
+      roll_back(migration, lost, now, out);
     else if (verdict == Verdict::kUndecided && (is_destination || migration.outgoing_started))
       deny(migration, lost, now, out);
     else if (verdict != Verdict::kUndecided)
@@ -276,9 +274,7 @@ ArbiterActions MigrationArbiter::copy_ended(std::uint64_t job_id, const std::str
       if (migration.record.verdict == Verdict::kUndecided)
         deny(migration, Error{ErrorCode::kGone, "the process ended before it had moved", {}}, now,
              out);
-      // No figures will come, and there is nothing left to clean up.
-      if (migration.record.verdict == Verdict::kCompleted) reply(migration, std::nullopt, {}, out);
-      if (migration.record.verdict != Verdict::kGranted) settle(migration, out);
+      if (migration.record.verdict != Verdict::kGranted) source_settled(migration, out);
     } else if (migration.record.destination == node) {
       // An end before the resumption is an outcome, not an exit.
       moved_on = !migration.destination_resumed;
@@ -315,13 +311,8 @@ ArbiterActions MigrationArbiter::tick(Clock::time_point now) {
         ended_.insert(id);
         break;
       case Verdict::kDenied:
-        if (auto symptom = std::exchange(migration.symptom, std::nullopt)) {
-          reply(migration, symptom, {}, out);
-          migration.deadline = now + kSettleTimeout;
-          break;
-        }
-        [[fallthrough]];
       case Verdict::kRolledBack:
+        reply(migration, migration.failure, {}, out);
         ended_.insert(id);
         break;
     }
@@ -362,43 +353,65 @@ void MigrationArbiter::deny(Migration& migration, const Error& why, Clock::time_
   if (!decide(migration, Verdict::kUndecided, Verdict::kDenied, why.message))
     migration.record.verdict = Verdict::kDenied;
   migration.record.reason = why.message;
-  migration.deadline = now + (migration.symptom ? kReasonTimeout : kSettleTimeout);
+  await_source(migration, why, now);
   for (const auto& node : {migration.record.destination, migration.record.source}) {
-    if (node == migration.record.source && (!migration.outgoing_started || migration.source_gone))
-      continue;
+    if (node == migration.record.source && migration.source_settled) continue;
     auto cancel = action(Kind::kCancel, migration, node);
     cancel.reason = why.message;
     out.push_back(std::move(cancel));
     tell_verdict(migration, node, out);
   }
-  if (!migration.symptom) reply(migration, why, {}, out);
-  if (!migration.outgoing_started) ended_.insert(migration.record.migration_id);
+  end_if_settled(migration, out);
 }
 
 // Both ends fail when one does, and the wrong one may be heard first: kUnavailable is what
 // an end says whose peer has gone.
 void MigrationArbiter::end_failed(Migration& migration, const Error& why, Clock::time_point now,
                                   ArbiterActions& out) {
-  bool first = migration.record.verdict == Verdict::kUndecided;
-  if (first && why.code == ErrorCode::kUnavailable && migration.outgoing_started)
-    migration.symptom = why;
-  if (first) {
+  if (migration.record.verdict == Verdict::kUndecided) {
+    migration.only_symptom = why.code == ErrorCode::kUnavailable && migration.outgoing_started;
     deny(migration, why, now, out);
-  } else if (auto symptom = std::exchange(migration.symptom, std::nullopt)) {
-    reply(migration, why.code == ErrorCode::kUnavailable ? *symptom : why, {}, out);
+  } else if (std::exchange(migration.only_symptom, false)) {
+    if (why.code != ErrorCode::kUnavailable) migration.failure = why;
+    end_if_settled(migration, out);
   }
 }
 
-void MigrationArbiter::roll_back(Migration& migration, const Error& why, ArbiterActions& out) {
+void MigrationArbiter::roll_back(Migration& migration, const Error& why, Clock::time_point now,
+                                 ArbiterActions& out) {
   if (!decide(migration, Verdict::kGranted, Verdict::kRolledBack, why.message)) return;
+  await_source(migration, why, now);
   tell_verdict(migration, migration.record.source, out);
   tell_verdict(migration, migration.record.destination, out);
-  reply(migration, why, {}, out);
   if (migration.source_gone) {
     auto exited = action(Kind::kSourceExited, migration, migration.record.source);
     exited.reason = why.message;
     out.push_back(std::move(exited));
   }
+  end_if_settled(migration, out);
+}
+
+void MigrationArbiter::await_source(Migration& migration, const Error& why,
+                                    Clock::time_point now) {
+  migration.failure = why;
+  migration.failed = now;
+  migration.source_settled = migration.source_gone || !migration.outgoing_started;
+  migration.deadline = now + kSettleTimeout;
+}
+
+// The source has thawed, or cleaned up, or is gone: nothing more is awaited of it.
+void MigrationArbiter::source_settled(Migration& migration, ArbiterActions& out) {
+  migration.source_settled = true;
+  end_if_settled(migration, out);
+}
+
+void MigrationArbiter::end_if_settled(Migration& migration, ArbiterActions& out) {
+  if (!migration.source_settled) return;
+  if (migration.only_symptom) {
+    migration.deadline = std::min<Deadline>(migration.deadline, migration.failed + kReasonTimeout);
+    return;
+  }
+  reply(migration, migration.failure, {}, out);
   ended_.insert(migration.record.migration_id);
 }
 
@@ -462,13 +475,6 @@ void MigrationArbiter::verdict_from_record(const Outcome& pending, const std::st
     migration.record.reason = "the leader has no record of it";
   }
   if (migration.record.verdict != Verdict::kUndecided) tell_verdict(migration, node, out);
-}
-
-// Nothing more is awaited of it.
-void MigrationArbiter::settle(Migration& migration, ArbiterActions& out) {
-  if (auto symptom = std::exchange(migration.symptom, std::nullopt))
-    reply(migration, symptom, {}, out);
-  ended_.insert(migration.record.migration_id);
 }
 
 void MigrationArbiter::sweep() {

@@ -60,9 +60,13 @@ struct Migration {
   bool destination_resumed = false;
   bool completion_tried = false;
   bool replied = false;
-  // One end only knows that the other is gone; the reply waits a moment for the reason.
-  std::optional<Error> symptom;
+  // Of one that was denied or rolled back; the reply waits until the source has thawed, so
+  // that whoever hears of it finds the process as it was.
+  std::optional<Error> failure;
+  bool source_settled = false;
+  bool only_symptom = false;  // an end knows just that the other is gone: reason may follow
   Clock::time_point began;
+  Clock::time_point failed;
   Deadline deadline;  // of the current wait; GRANTED has none: see tick()
 };
 
@@ -118,7 +122,10 @@ class MigrationArbiter {
   void deny(Migration& migration, const Error& why, Clock::time_point now, ArbiterActions& out);
   void end_failed(Migration& migration, const Error& why, Clock::time_point now,
                   ArbiterActions& out);
-  void roll_back(Migration& migration, const Error& why, ArbiterActions& out);
+  void roll_back(Migration& migration, const Error& why, Clock::time_point now,
+                 ArbiterActions& out);
+  void await_source(Migration& migration, const Error& why, Clock::time_point now);
+  void end_if_settled(Migration& migration, ArbiterActions& out);
   void complete(Migration& migration, Clock::time_point now, ArbiterActions& out);
   void reply(Migration& migration, std::optional<Error> error, wire::MigrationStats stats,
              ArbiterActions& out);
@@ -131,7 +138,7 @@ class MigrationArbiter {
                             const std::string& reason);
   void verdict_from_record(const wire::MigrationOutcome& pending, const std::string& node,
                            ArbiterActions& out);
-  void settle(Migration& migration, ArbiterActions& out);
+  void source_settled(Migration& migration, ArbiterActions& out);
   void sweep();
 
   Store& store_;

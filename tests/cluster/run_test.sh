@@ -168,8 +168,10 @@ test_umask_and_limits() {
   compare 'ulimit -S -n 77; ulimit -c 0; ulimit -S -s 4096; ulimit -S -t 1000' 'bash -c "ulimit -aS; ulimit -aH"'
 }
 
+# Without the two that the C library keeps for itself: a job gets them reset, whatever
+# started these tests.
 test_signal_dispositions() {
-  compare : "grep -E '^Sig(Ign|Blk|Cgt)' /proc/self/status"
+  compare : "sed -n -E '/^Sig(Ign|Blk|Cgt)/{s/(Ign:.{8})[0-9a-f]{2}(.{7})/\\1--\\2/;p}' /proc/self/status"
 }
 
 test_no_stray_descriptors() {
