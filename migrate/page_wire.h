@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "common/result.h"
+#include "migrate/page_set.h"
 #include "migrate/transport.h"
 
 namespace gestalt {
 
-inline constexpr std::uint64_t kPageBytes = 4096;
 inline constexpr std::uint32_t kPageProtocolVersion = 1;
 // Pages in one kPages frame, bytes in one kStateData frame.
 inline constexpr std::uint32_t kMaxPagesPerFrame = 256;
