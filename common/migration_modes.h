@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -37,6 +38,8 @@ inline constexpr std::string_view kDefaultMigrationMode = "hybrid";
 inline constexpr unsigned kMaxPrecopyRounds = 64;
 inline constexpr double kMaxDowntimeGoalSeconds = 60;
 inline constexpr unsigned kMinBandwidthBytesPerSecond = 64U << 10;
+// What the wire says for "no limit, whatever is configured"; nodes get 0.
+inline constexpr std::uint64_t kUnlimitedBandwidth = ~std::uint64_t{0};
 inline constexpr unsigned kMaxMigrationStreams = 16;
 inline constexpr unsigned kMaxPrefetchPages = 4096;
 

@@ -60,6 +60,8 @@ Result<void> complete_options(wire::MigrationOptions& options, const MigrationCo
   GESTALT_TRY(complete_rounds(options, config));
   if (options.bandwidth_bytes_per_second() == 0)
     options.set_bandwidth_bytes_per_second(config.bandwidth_bytes_per_second);
+  if (options.bandwidth_bytes_per_second() == kUnlimitedBandwidth)
+    options.set_bandwidth_bytes_per_second(0);
   auto bandwidth = options.bandwidth_bytes_per_second();
   if (bandwidth != 0 && bandwidth < kMinBandwidthBytesPerSecond)
     return out_of_range(std::format("a bandwidth of {} bytes/s is too little", bandwidth),

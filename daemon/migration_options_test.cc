@@ -64,6 +64,13 @@ TEST(MigrationOptions, TakeTheConfiguration) {
   EXPECT_EQ(completed("eager", config).max_rounds(), 0U);  // no meaning there, no error either
 }
 
+TEST(MigrationOptions, NoLimitMayBeAskedFor) {
+  Options options;
+  options.set_bandwidth_bytes_per_second(~std::uint64_t{0});
+  ASSERT_TRUE(complete_options(options, {.bandwidth_bytes_per_second = 1U << 20}));
+  EXPECT_EQ(options.bandwidth_bytes_per_second(), 0U);
+}
+
 TEST(MigrationOptions, KeepWhatTheUserSaid) {
   Options options;
   options.set_mode("hybrid");
