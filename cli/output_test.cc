@@ -165,8 +165,7 @@ TEST(Json, NestedNumbersAreForPeopleToo) {
   round.set_pages(9);
   round.set_seconds(0.25);
   auto text = render_json({migration_object(stats)});
-  EXPECT_NE(text.find("\"fault_latency_seconds\": {\"p50\": 0.25, \"p99\": 0"),
-            std::string::npos);
+  EXPECT_NE(text.find("\"fault_latency_seconds\": {\"p50\": 0.25, \"p99\": 0"), std::string::npos);
   EXPECT_NE(text.find("\"rounds_detail\": [{\"pages\": 9, \"seconds\": 0.25, \"dirty_pages\": 0}]"),
             std::string::npos)
       << text;

@@ -58,6 +58,8 @@ Result<void> MigrationArbiter::restore(Clock::time_point now) {
       migration.began = now;
       migration.deadline = now + kGrantedReminder;
       live_.emplace(record.migration_id, std::move(migration));
+    } else if (record.verdict == Verdict::kCompleted) {
+      expect_source(record);
     }
   }
   return {};
@@ -93,6 +95,7 @@ Result<std::uint64_t> MigrationArbiter::begin(Plan plan, Clock::time_point now,
   migration.options = std::move(plan.options);
   migration.secret = std::move(plan.secret);
   auto id = migration.record.migration_id;
+  unheard_.erase(plan.job_id);
   log::info("migration begins", log::field("migration", id), log::field("job", plan.job_id),
             log::field("pid", plan.pid), log::field("from", migration.record.source),
             log::field("to", migration.record.destination));
@@ -238,6 +241,7 @@ ArbiterActions MigrationArbiter::node_failed(const std::string& node, Clock::tim
         roll_back(migration, gone, now, out);
     }
   }
+  unheard_source_gone(node, std::format("node {} failed", node), out);
   sweep();
   return out;
 }
@@ -269,6 +273,7 @@ ArbiterActions MigrationArbiter::node_connected(const std::string& node,
     else if (verdict != Verdict::kUndecided)
       tell_verdict(migration, node, out);
   }
+  unheard_source_gone(node, std::format("node {} has nothing left of it", node), out);
   remind_of_lost_pages(node, out);
   sweep();
   return out;

@@ -162,6 +162,11 @@ class MigrationArbiter {
 
  private:
   using Live = std::map<std::uint64_t, Migration>;
+  // Completed before the leader restarted; whether the source has pages still, it must say.
+  struct Unheard {
+    MigrationRecord record;
+    std::string source_gone_why;  // empty: not known to be gone
+  };
   void deny(Migration& migration, const Error& why, Clock::time_point now, ArbiterActions& out);
   void end_failed(Migration& migration, const Error& why, Clock::time_point now,
                   ArbiterActions& out);
@@ -199,6 +204,8 @@ class MigrationArbiter {
                         ArbiterActions& out);
   void nobody_wants_pages(const Migration& migration, ArbiterActions& out) const;
   void remind_of_lost_pages(const std::string& node, ArbiterActions& out) const;
+  void expect_source(const MigrationRecord& record);
+  void unheard_source_gone(const std::string& node, const std::string& why, ArbiterActions& out);
   void stray_outcome(const wire::MigrationOutcome& outcome, const std::string& node,
                      ArbiterActions& out);
   [[nodiscard]] bool adopt(const wire::MigrationOutcome& outcome, const std::string& node,
@@ -210,7 +217,8 @@ class MigrationArbiter {
   std::size_t max_concurrent_;
   Live live_;
   MigrationHistory history_;
-  std::set<std::uint64_t> ended_;  // to be swept out of live_
+  std::map<std::uint64_t, Unheard> unheard_;  // by job: its last move only
+  std::set<std::uint64_t> ended_;             // to be swept out of live_
 };
 
 }  // namespace gestalt

@@ -131,8 +131,38 @@ void MigrationArbiter::stray_outcome(const Outcome& outcome, const std::string& 
   nobody_wants_pages(migration, out);
 }
 
+// After a restart of the leader: a job may need pages of a source that is not there any
+// more to say so.
+void MigrationArbiter::expect_source(const MigrationRecord& record) {
+  unheard_.erase(record.job_id);
+  if (!pages_follow(record.mode)) return;
+  auto job = store_.find_job(record.job_id);
+  if (job && *job && !has_ended(**job) && (*job)->node == record.destination)
+    unheard_[record.job_id] = {.record = record, .source_gone_why = {}};
+}
+
+// Most likely the job has all its pages, and ignores what it is told here.
+void MigrationArbiter::unheard_source_gone(const std::string& node, const std::string& why,
+                                           ArbiterActions& out) {
+  for (auto& [job_id, unheard] : unheard_) {
+    if (unheard.record.source != node || !unheard.source_gone_why.empty()) continue;
+    unheard.source_gone_why = why;
+    Migration migration{.record = unheard.record};
+    auto lost = action(Kind::kPagesLost, migration, unheard.record.destination);
+    lost.reason = why;
+    out.push_back(std::move(lost));
+  }
+}
+
 // The destination may have been away when it was told.
 void MigrationArbiter::remind_of_lost_pages(const std::string& node, ArbiterActions& out) const {
+  for (const auto& [job_id, unheard] : unheard_) {
+    if (unheard.source_gone_why.empty() || unheard.record.destination != node) continue;
+    Migration migration{.record = unheard.record};
+    auto lost = action(Kind::kPagesLost, migration, node);
+    lost.reason = unheard.source_gone_why;
+    out.push_back(std::move(lost));
+  }
   for (const auto& [id, past] : history_.entries()) {
     if (!past.pages_lost || past.stats.destination() != node) continue;
     ArbiterAction lost{.kind = Kind::kPagesLost};
@@ -190,6 +220,7 @@ bool MigrationArbiter::adopt(const Outcome& outcome, const std::string& node,
   log::info("migration taken up again", log::field("migration", id),
             log::field("job", migration.record.job_id), log::field("source", node));
   history_.remove(id);
+  unheard_.erase(migration.record.job_id);
   live_.emplace(id, std::move(migration));
   return true;
 }

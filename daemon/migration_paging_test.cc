@@ -286,6 +286,25 @@ TEST_F(Paging, ALeaderThatRestartsFreesASourceWhoseJobIsOver) {
   EXPECT_EQ(arbiter_->active(), 0U);
 }
 
+TEST_F(Paging, ALeaderThatRestartsTellsOfASourceThatDoesNotComeBack) {
+  paging();
+  restart();
+  actions_ = arbiter_->node_connected("b", {}, now_);
+  EXPECT_TRUE(actions_.empty());
+  actions_ = arbiter_->node_failed("a", now_);
+  EXPECT_TRUE(has(Kind::kPagesLost, "b"));
+  actions_ = arbiter_->node_connected("b", {}, now_);  // it may have been away
+  EXPECT_TRUE(has(Kind::kPagesLost, "b"));
+  EXPECT_TRUE(arbiter_->listing().empty());  // it may well have had them all
+  restart();
+  actions_ = arbiter_->node_connected("a", {}, now_);  // it came back without them
+  EXPECT_TRUE(has(Kind::kPagesLost, "b"));
+  ASSERT_TRUE(store_->upsert_job({.job_id = 7, .node = "c"}));  // moved on since
+  restart();
+  actions_ = arbiter_->node_failed("a", now_);
+  EXPECT_TRUE(actions_.empty());
+}
+
 TEST_F(Paging, AnEagerSourceThatNeverCleansUpIsForgotten) {
   completed(7, "eager");
   actions_ = arbiter_->tick(now_ + seconds(31));
