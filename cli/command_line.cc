@@ -8,6 +8,8 @@
 #include "cli/exit_codes.h"
 #include "cli/report.h"
 #include "cli/signal_names.h"
+#include "cli/units.h"
+#include "common/migration_modes.h"
 #include "common/paths.h"
 
 namespace gestalt::cli {
@@ -77,26 +79,102 @@ void add_ps(CLI::App& app, const ActionSlot& slot) {
   command->callback([=] { *slot = [=] { return ps(*options); }; });
 }
 
+// 0 means what it says, whatever is configured.
+std::optional<std::uint64_t> parse_limit(std::string_view text) {
+  auto rate = parse_rate(text);
+  return rate == 0U ? kUnlimitedBandwidth : rate;
+}
+
+// The value of an option that has a unit; usage error if it makes no sense.
+template <class T>
+std::function<void(const std::string&)> parsed(const char* option, const char* examples,
+                                               std::optional<T> (*parse)(std::string_view),
+                                               std::function<bool(T)> is_good, T& target) {
+  return [=, &target](const std::string& text) {
+    auto value = parse(text);
+    if (!value || !is_good(*value))
+      throw CLI::ValidationError(option, text + " makes no sense; give something like " + examples);
+    target = *value;
+  };
+}
+
+void add_migrate_paging(CLI::App& command, const std::shared_ptr<MigrateOptions>& options) {
+  command
+      .add_option("--mode", options->mode, "When pages move; hybrid unless configured otherwise")
+      ->check(
+          CLI::IsMember(std::vector<std::string>(kMigrationModes.begin(), kMigrationModes.end())));
+  command
+      .add_option("--max-rounds", options->max_rounds,
+                  "pre-copy, hybrid: rounds before the freeze (5, 3)")
+      ->check(CLI::Range(1U, kMaxPrecopyRounds));
+  command
+      .add_option_function<std::string>(
+          "--downtime-goal",
+          parsed<double>(
+              "--downtime-goal", "50 (ms), 50ms or 0.2s", parse_duration_seconds,
+              [](double goal) { return goal > 0 && goal <= kMaxDowntimeGoalSeconds; },
+              options->downtime_goal_seconds),
+          "pre-copy, hybrid: freeze once the rest can be sent in this time (50ms)")
+      ->type_name("TIME");
+  command
+      .add_option_function<std::string>(
+          "--bandwidth",
+          parsed<std::uint64_t>(
+              "--bandwidth", "100M (bytes/s, at least 64K), or 0 for no limit", parse_limit,
+              [](std::uint64_t rate) { return rate >= kMinBandwidthBytesPerSecond; },
+              options->bandwidth_bytes_per_second),
+          "For all pages that nobody waits for, in bytes/s; 0: no limit")
+      ->type_name("RATE");
+  command.add_option("--streams", options->streams, "TCP connections that carry pages (2)")
+      ->check(CLI::Range(1U, kMaxMigrationStreams));
+  command
+      .add_option("--prefetch", options->prefetch_pages,
+                  "lazy, post-copy, hybrid: pages sent along with one that is asked for, at most")
+      ->type_name("PAGES")
+      ->check(CLI::Range(0U, kMaxPrefetchPages));
+  command.add_flag("--compress", options->compress, "Compress pages (lz4)");
+  command.add_flag("--checksum", options->checksum, "Check pages by sums of their own");
+}
+
 void add_migrate(CLI::App& app, const ActionSlot& slot) {
   auto options = std::make_shared<MigrateOptions>();
-  auto* command = add_command(app, "migrate",
-                              "Move a running job, its root process with all its descendants, to\n"
-                              "another node. If it fails the job goes on where it was.",
-                              "  gestalt migrate 16390 n2\n"
-                              "  gestalt migrate 16390 n2 --timeout 10 --json\n");
+  auto* command =
+      add_command(app, "migrate",
+                  "Move a running job, its root process with all its descendants, to\n"
+                  "another node. If it fails the job goes on where it was.",
+                  "  gestalt migrate 16390 n2\n"
+                  "  gestalt migrate 16390 n2 --dry-run\n"
+                  "  gestalt migrate 16390 n2 --mode pre-copy --bandwidth 100M --json\n");
   command->add_option("PID", options->pid, "The job's root process (see gestalt ps)")
       ->required()
       ->check(CLI::PositiveNumber);
   command->add_option("NODE", options->node, "Where to")->required();
-  command->add_option("--mode", options->mode, "How: eager (stop, move all, go on)")
-      ->check(CLI::IsMember({"eager"}))
-      ->capture_default_str();
+  add_migrate_paging(*command, options);
+  command->add_flag("--dry-run", options->dry_run,
+                    "Only say what is in the way (exit code 5), and how much is to be sent");
+  auto* wait = command->add_flag("--wait", options->wait,
+                                 "Until the source is free: so unless the mode is lazy");
+  command->add_flag("--no-wait", options->no_wait, "Only until the job runs there")->excludes(wait);
   command
       ->add_option("--timeout", options->timeout_seconds,
                    "Give up after this many seconds, unless the move is decided already")
       ->check(CLI::PositiveNumber);
   command->add_flag("--json", options->json, "Print a list of one object");
   command->callback([=] { *slot = [=] { return migrate(*options); }; });
+}
+
+void add_migrations(CLI::App& app, const ActionSlot& slot) {
+  auto options = std::make_shared<MigrationsOptions>();
+  auto* command =
+      add_command(app, "migrations",
+                  "List the migrations under way and the last ones that are over, or\n"
+                  "show all that is known about one. Your own; root sees all.",
+                  "  gestalt migrations\n"
+                  "  gestalt migrations 12\n"
+                  "  gestalt migrations --json | jq '.[] | select(.state == \"paging\")'\n");
+  command->add_option("ID", options->migration_id, "Only this one")->check(CLI::PositiveNumber);
+  command->add_flag("--json", options->json, "Print a list of objects");
+  command->callback([=] { *slot = [=] { return migrations(*options); }; });
 }
 
 void add_kill(CLI::App& app, const ActionSlot& slot) {
@@ -248,6 +326,7 @@ int run_command_line(std::vector<std::string> arguments) {
     add_run(app, slot, program);
     add_ps(app, slot);
     add_migrate(app, slot);
+    add_migrations(app, slot);
     add_kill(app, slot);
     add_node(app, slot);
     add_others(app, slot);

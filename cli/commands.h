@@ -2,6 +2,8 @@
 // returns the exit code.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,11 +31,28 @@ struct PsOptions {
 struct MigrateOptions {
   unsigned pid = 0;
   std::string node;
-  std::string mode = "eager";
-  double timeout_seconds = 0;  // 0: the daemon's own
+  // Empty, 0, or nothing: the daemon's own.
+  std::string mode;
+  double timeout_seconds = 0;
+  unsigned max_rounds = 0;
+  double downtime_goal_seconds = 0;
+  std::uint64_t bandwidth_bytes_per_second = 0;
+  unsigned streams = 0;
+  std::optional<unsigned> prefetch_pages;
+  bool compress = false;
+  bool checksum = false;
+  bool dry_run = false;
+  bool wait = false;  // until the source is free, also in mode lazy
+  bool no_wait = false;
   bool json = false;
 };
 [[nodiscard]] int migrate(const MigrateOptions& options);
+
+struct MigrationsOptions {
+  std::uint64_t migration_id = 0;  // 0: all
+  bool json = false;
+};
+[[nodiscard]] int migrations(const MigrationsOptions& options);
 
 struct KillOptions {
   std::string signal = "TERM";

@@ -108,33 +108,6 @@ TEST_F(CommandsTest, KillTakesSignalsAsKillDoes) {
   EXPECT_EQ(run({"kill", "-l", "143", "INT"}).output, "TERM\n2\n");
 }
 
-TEST_F(CommandsTest, MigrateReportsTheMove) {
-  auto answer = [](FakeDaemon& daemon, const wire::Message& request) {
-    wire::Message progress;
-    progress.mutable_migration_progress()->set_phase("sending");
-    daemon.send(progress);
-    wire::Message reply;
-    auto& stats = *reply.mutable_migrate_reply()->mutable_stats();
-    stats.set_pid(16390);
-    stats.set_source("n1");
-    stats.set_destination("n2");
-    stats.set_freeze_seconds(0.0125);
-    stats.set_total_seconds(0.5);
-    stats.set_wire_bytes(4096);
-    stats.set_command("sleep 9");
-    daemon.reply(request, reply);
-  };
-  auto ended = run({"migrate", "16390", "n2", "--timeout", "10"}, answer);
-  EXPECT_EQ(ended.exit_code, 0);
-  EXPECT_EQ(ended.output,
-            "moved pid 16390 (sleep 9) from n1 to n2: froze 12.5 ms, total 500.0 ms, 4096 bytes\n");
-  EXPECT_EQ(ended.errors, "");
-  EXPECT_EQ(request_.migrate_request().options().mode(), "eager");
-  EXPECT_EQ(request_.migrate_request().options().timeout_seconds(), 10);
-  EXPECT_THAT(run({"migrate", "16390", "n2", "--json"}, answer).output,
-              HasSubstr("\"freeze_seconds\": 0.0125"));
-}
-
 TEST_F(CommandsTest, ErrorsBecomeExitCodes) {
   const std::pair<ErrorCode, int> kCases[] = {{ErrorCode::kNotFound, 3},
                                               {ErrorCode::kPermission, 4},

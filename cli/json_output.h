@@ -20,6 +20,8 @@ using JsonList = std::vector<boost::json::object>;
 // `user` is the name of the task's owner.
 [[nodiscard]] boost::json::object task_object(const wire::Task& task, std::string_view user);
 [[nodiscard]] boost::json::object migration_object(const wire::MigrationStats& stats);
+[[nodiscard]] boost::json::object preflight_object(const wire::PreflightReport& report,
+                                                   unsigned pid);
 
 // Only a job's root process can be asked to move, and only under a pid of a node's slice.
 [[nodiscard]] inline bool migratable(const wire::Task& task) {

@@ -8,9 +8,11 @@
 
 #include "cli/exit_codes.h"
 #include "cli/json_output.h"
+#include "cli/migration_report.h"
 #include "cli/signal_names.h"
 #include "cli/table.h"
 #include "cli/text.h"
+#include "cli/units.h"
 
 namespace gestalt::cli {
 namespace {
@@ -111,10 +113,124 @@ TEST(Json, NodeAndMigrationKeys) {
         "version", "kernel", "criu", "task_source", "certificate_sha256"})
     EXPECT_TRUE(node.contains(key)) << key;
   auto migration = migration_object({});
-  for (const char* key :
-       {"migration_id", "pid", "source", "destination", "mode", "freeze_seconds", "total_seconds",
-        "wire_bytes", "pages_sent", "pages_zero", "state_bytes", "processes", "threads"})
+  for (const char* key : {"migration_id",
+                          "pid",
+                          "source",
+                          "destination",
+                          "mode",
+                          "freeze_seconds",
+                          "total_seconds",
+                          "source_free_seconds",
+                          "rounds",
+                          "rounds_end_reason",
+                          "wire_bytes",
+                          "pages_sent",
+                          "pages_zero",
+                          "pages_duplicate",
+                          "faults_demand",
+                          "faults_avoided",
+                          "faults_local",
+                          "faults_zero",
+                          "fault_latency_seconds",
+                          "source_cpu_seconds",
+                          "destination_cpu_seconds",
+                          "resident_bytes",
+                          "state_bytes",
+                          "state_dump",
+                          "tracker",
+                          "dump_seconds",
+                          "restore_seconds",
+                          "commit_seconds",
+                          "streams",
+                          "processes",
+                          "threads",
+                          "command",
+                          "started_unix_seconds",
+                          "state",
+                          "rounds_detail"})
     EXPECT_TRUE(migration.contains(key)) << key;
+  EXPECT_FALSE(migration.contains("error"));
+  for (const char* key : {"p50", "p99", "p999", "max"})
+    EXPECT_TRUE(migration.at("fault_latency_seconds").as_object().contains(key)) << key;
+  // Nothing that is measured stays unsaid.
+  auto fields = wire::MigrationStats::descriptor()->field_count();
+  EXPECT_EQ(migration.size() + 1, static_cast<std::size_t>(fields));  // error
+}
+
+TEST(Json, NestedNumbersAreForPeopleToo) {
+  wire::MigrationStats stats;
+  stats.mutable_fault_latency_seconds()->set_p50(0.25);
+  stats.set_error("it \"broke\"");
+  auto& round = *stats.add_rounds_detail();
+  round.set_pages(9);
+  round.set_seconds(0.25);
+  auto text = render_json({migration_object(stats)});
+  EXPECT_NE(text.find("\"fault_latency_seconds\": {\"p50\": 0.25, \"p99\": 0"), std::string::npos);
+  EXPECT_NE(text.find("\"rounds_detail\": [{\"pages\": 9, \"seconds\": 0.25, \"dirty_pages\": 0}]"),
+            std::string::npos)
+      << text;
+  EXPECT_EQ(boost::json::parse(text).at(0).at("error").as_string(), "it \"broke\"");
+}
+
+TEST(Json, PreflightKeys) {
+  wire::PreflightReport report;
+  EXPECT_TRUE(preflight_object(report, 5).at("can_move").as_bool());
+  report.add_blockers()->set_what("io_uring");
+  auto object = preflight_object(report, 5);
+  EXPECT_FALSE(object.at("can_move").as_bool());
+  EXPECT_EQ(object.at("blockers").at(0).at("what").as_string(), "io_uring");
+  EXPECT_EQ(object.size(), static_cast<std::size_t>(report.descriptor()->field_count()) + 2);
+}
+
+TEST(Units, Rates) {
+  EXPECT_EQ(parse_rate("65536"), 65536U);
+  EXPECT_EQ(parse_rate("100M"), 100U << 20);
+  EXPECT_EQ(parse_rate("64k"), 64U << 10);
+  EXPECT_EQ(parse_rate("1.5GB/s"), 3ULL << 29);
+  EXPECT_EQ(parse_rate("2MiB/s"), 2U << 20);
+  EXPECT_EQ(parse_rate("0"), 0U);
+  for (const char* bad : {"", "M", "-1", "1X", "1MM", "nan", "inf", "1e9", "9999999T", "1 M"})
+    EXPECT_EQ(parse_rate(bad), std::nullopt) << bad;
+}
+
+TEST(Units, Durations) {
+  EXPECT_DOUBLE_EQ(parse_duration_seconds("50").value_or(0), 0.05);
+  EXPECT_DOUBLE_EQ(parse_duration_seconds("50ms").value_or(0), 0.05);
+  EXPECT_DOUBLE_EQ(parse_duration_seconds("0.2s").value_or(0), 0.2);
+  EXPECT_DOUBLE_EQ(parse_duration_seconds("800us").value_or(0), 0.0008);
+  for (const char* bad : {"", "s", "-5", "5m", "inf", "nan", "5 s"})
+    EXPECT_EQ(parse_duration_seconds(bad), std::nullopt) << bad;
+}
+
+TEST(MigrationText, ProgressIsOneLine) {
+  wire::MigrationProgress progress;
+  progress.set_phase("connecting\n");
+  EXPECT_EQ(progress_text(progress, 80), "connecting\\n");
+  progress.set_phase("pre-copy");
+  progress.set_round(2);
+  progress.set_bytes_done(512U << 20);
+  progress.set_bytes_total(1U << 30);
+  progress.set_bytes_per_second(1.1e9);
+  progress.set_dirty_bytes_per_second(20 << 20);
+  EXPECT_EQ(progress_text(progress, 100),
+            "pre-copy round 2 [##########..........] 512M of 1.0G  1.0G/s  dirty 20M/s");
+  EXPECT_EQ(progress_text(progress, 16), "pre-copy round 2");
+  progress.set_bytes_done(2ULL << 30);  // more than was thought
+  EXPECT_NE(progress_text(progress, 100).find("[####################]"), std::string::npos);
+}
+
+TEST(MigrationText, RoundsSayWhyTheyEnded) {
+  wire::MigrationStats stats;
+  stats.set_rounds(5);
+  for (auto [reason, text] :
+       {std::pair("no-convergence", "no convergence"),
+        std::pair("round-limit", "the limit of rounds"),
+        std::pair("downtime-goal", "downtime goal"), std::pair("timeout", "the time was up")}) {
+    stats.set_rounds_end_reason(reason);
+    auto summary = migration_summary(stats);
+    EXPECT_NE(summary.find("5 rounds before the freeze, ended by: "), std::string::npos) << summary;
+    EXPECT_NE(summary.find(text), std::string::npos) << summary;
+  }
 }
 
 TEST(ExitCodes, OfCommands) {

@@ -15,7 +15,8 @@ namespace {
 constexpr auto kInitTimeout = std::chrono::seconds(5);
 constexpr auto kReadoptTimeout = std::chrono::seconds(3);
 constexpr auto kStandInTimeout = std::chrono::seconds(5);
-constexpr auto kPrepareTimeout = std::chrono::seconds(8);  // the leader waits ten
+constexpr auto kPrepareTimeout = std::chrono::seconds(8);    // the leader waits ten
+constexpr auto kPreflightTimeout = std::chrono::seconds(8);  // likewise
 
 // The directory of a process in procfs serves as its pidfd: the signal reaches the very
 // process whose ids were checked, or nobody.
@@ -109,6 +110,10 @@ void Agent::on_leader_message(wire::Message message) {
                                       std::move(*message.mutable_prepare_incoming())),
                      asio::detached);
       return;
+    case wire::Message::kPreflightRequest:
+      asio::co_spawn(context_, preflight(this, message.request_id(), message.preflight_request()),
+                     asio::detached);
+      return;
     case wire::Message::kNodeKillRequest:
       asio::co_spawn(context_, kill_task(this, message.request_id(), message.node_kill_request()),
                      asio::detached);
@@ -190,6 +195,18 @@ Awaitable<> Agent::prepare_incoming(Agent* self, std::uint64_t request_id,
   self->link_.reply(request_id, std::move(ready));
 }
 
+Awaitable<> Agent::preflight(Agent* self, std::uint64_t request_id,
+                             wire::PreflightRequest request) {
+  auto stand_in = self->jobs_.stand_in_of(request.job_id());
+  if (!stand_in) {
+    self->link_.reply(request_id, fail(ErrorCode::kGone, "the job is not here any more"));
+    co_return;
+  }
+  wire::Message message;
+  *message.mutable_preflight_request() = std::move(request);
+  self->link_.reply(request_id, co_await stand_in->request(std::move(message), kPreflightTimeout));
+}
+
 Awaitable<> Agent::kill_task(Agent* self, std::uint64_t request_id, wire::NodeKillRequest request) {
   std::string proc = self->init_.proc();
   if (proc.empty()) {
@@ -211,6 +228,13 @@ Awaitable<> Agent::kill_task(Agent* self, std::uint64_t request_id, wire::NodeKi
   std::uint64_t job_id = 0;
   if (auto path = cgroup_path(proc, static_cast<pid_t>(request.pid())))
     job_id = job_of_cgroup(*path);
+  auto departed = self->jobs_.departed();
+  if (departed.jobs.contains(job_id) || departed.stand_in_pids.contains(request.pid())) {
+    self->link_.reply(request_id,
+                      fail(ErrorCode::kNotFound, std::format("process {} has moved", request.pid()),
+                           "try again"));
+    co_return;
+  }
   auto stand_in = self->jobs_.stand_in_of(job_id);
   if (stand_in && self->jobs_.stand_in_pid_of(job_id) != request.pid()) {
     wire::Message message;
@@ -224,11 +248,14 @@ Awaitable<> Agent::kill_task(Agent* self, std::uint64_t request_id, wire::NodeKi
 }
 
 TaskView Agent::view() const {
+  auto departed = jobs_.departed();
   return {.proc = init_.proc(),
           .node = config_.node.name,
           .pid_first = pid_first_,
           .pid_last = pid_last_,
-          .roots = jobs_.roots()};
+          .roots = jobs_.roots(),
+          .departed_jobs = std::move(departed.jobs),
+          .hidden_pids = std::move(departed.stand_in_pids)};
 }
 
 Result<wire::Message> Agent::task_list() const {

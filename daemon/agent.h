@@ -23,6 +23,8 @@ class Agent {
   static Awaitable<> start_job(Agent* self, wire::JobSpec spec);
   static Awaitable<> prepare_incoming(Agent* self, std::uint64_t request_id,
                                       wire::PrepareIncoming prepare);
+  static Awaitable<> preflight(Agent* self, std::uint64_t request_id,
+                               wire::PreflightRequest request);
   static Awaitable<> kill_task(Agent* self, std::uint64_t request_id,
                                wire::NodeKillRequest request);
   [[nodiscard]] Awaitable<Result<std::shared_ptr<Connection>>> incoming_stand_in(

@@ -80,6 +80,8 @@ void AgentJobs::on_hello(const std::shared_ptr<Connection>& connection,
     migration.outcome = outcome;
     migration.stand_in = connection;
     migration.stand_in_pid = hello.stand_in_pid();
+    if (outcome.role() == Outcome::SOURCE && outcome.state() == Outcome::SERVING)
+      return depart(migration);  // it has no job any more
   }
   auto found = migrations_.find(hello.migration_id());
   bool is_job = hello.has_job() && hello.job().pid() != 0;
@@ -166,7 +168,8 @@ Result<void> AgentJobs::expect_incoming(const wire::PrepareIncoming& prepare) {
   if (jobs_.contains(prepare.job_id()))
     return fail(ErrorCode::kBusy, std::format("job {} is on {} already", prepare.job_id(), node_));
   for (const auto& [id, other] : migrations_)
-    if (other.outcome.job_id() == prepare.job_id() && other.arriving)
+    if (other.outcome.job_id() == prepare.job_id() &&
+        (other.arriving || (other.departed && other.stand_in)))
       return fail(ErrorCode::kBusy, "the leftovers of an earlier attempt are still being removed",
                   "try again in a few seconds");
   LocalMigration migration;
@@ -245,6 +248,7 @@ void AgentJobs::hello_delivered() {
     auto state = entry.second.outcome.state();
     return state == Outcome::FAILED || state == Outcome::DONE;
   });
+  for (auto& [id, migration] : migrations_) migration.outcome.clear_late_signals();
 }
 
 void AgentJobs::resync() {
@@ -271,6 +275,16 @@ std::map<std::uint64_t, std::uint32_t> AgentJobs::roots() const {
   std::map<std::uint64_t, std::uint32_t> out;
   for (const auto& [id, job] : jobs_)
     if (job.info.pid() != 0 && job.info.state() != wire::JOB_EXITED) out[id] = job.info.pid();
+  return out;
+}
+
+AgentJobs::Departed AgentJobs::departed() const {
+  Departed out;
+  for (const auto& [id, migration] : migrations_) {
+    if (!migration.departed || jobs_.contains(migration.outcome.job_id())) continue;
+    out.jobs.insert(migration.outcome.job_id());
+    out.stand_in_pids.insert(migration.stand_in_pid);
+  }
   return out;
 }
 

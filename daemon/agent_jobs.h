@@ -52,6 +52,12 @@ class AgentJobs {
   [[nodiscard]] std::uint32_t stand_in_pid_of(std::uint64_t job_id) const;
   [[nodiscard]] std::map<std::uint64_t, std::uint32_t> roots() const;
   [[nodiscard]] std::uint32_t running() const;
+  // What runs on another node by now. Its processes here, frozen, only keep pages for it.
+  struct Departed {
+    std::set<std::uint64_t> jobs;
+    std::set<std::uint32_t> stand_in_pids;
+  };
+  [[nodiscard]] Departed departed() const;
 
  private:
   using ConnectionPromise = std::shared_ptr<Promise<std::shared_ptr<Connection>>>;
@@ -66,6 +72,7 @@ class AgentJobs {
     ConnectionPromise waiting;
     std::uint32_t stand_in_pid = 0;
     bool arriving = false;  // a destination that has not resumed
+    bool departed = false;  // a source that has heard COMPLETED: the job is not here any more
     bool heard = false;     // the leader got its final outcome
     std::unique_ptr<Watchdog> clean_up;
   };
@@ -78,6 +85,10 @@ class AgentJobs {
                   const wire::MigrationOutcome& outcome);
   void on_closed(const std::shared_ptr<Connection>& connection, const Error& reason);
   void arrived(LocalMigration& migration);
+  void depart(LocalMigration& migration);
+  void departed_copy_ended(std::uint64_t migration_id, const std::string& why);
+  [[nodiscard]] bool departed_exit(const std::shared_ptr<Connection>& connection,
+                                   const wire::JobExited& exited);
   void ended(std::uint64_t job_id, std::uint32_t wait_status);
   void forget_job(std::uint64_t job_id);
   void remove_cgroup(std::uint64_t job_id);

@@ -52,6 +52,10 @@ bool AgentJobs::from_leader(const wire::Message& message) {
       return verdict(message);
     case wire::Message::kMigrationCancel:
       return to_migration(message.migration_cancel().migration_id(), message);
+    case wire::Message::kMigrationHurry:
+      return to_job(message.migration_hurry().job_id(), message);
+    case wire::Message::kMigrationPagesLost:
+      return to_job(message.migration_pages_lost().job_id(), message);
     default:
       return false;
   }
@@ -92,7 +96,9 @@ bool AgentJobs::verdict(const wire::Message& message) {
   bool here_is_destination = migration.outcome.role() == Outcome::DESTINATION;
   bool refused = verdict.verdict() == MigrationVerdict::DENIED ||
                  verdict.verdict() == MigrationVerdict::ROLLED_BACK;
-  if (here_is_destination && verdict.verdict() == MigrationVerdict::COMPLETED) {
+  if (!here_is_destination && verdict.verdict() == MigrationVerdict::COMPLETED) {
+    depart(migration);
+  } else if (here_is_destination && verdict.verdict() == MigrationVerdict::COMPLETED) {
     migrations_.erase(found);
   } else if (here_is_destination && refused) {
     // Its stand-in removes the copy; if it does not, we do.
@@ -127,6 +133,7 @@ void AgentJobs::on_message(const std::shared_ptr<Connection>& connection, wire::
       forget_job(message.job_start_failed().job_id());
       return;
     case wire::Message::kJobExited:
+      if (departed_exit(connection, message.job_exited())) return;
       ended(message.job_exited().job_id(), message.job_exited().wait_status());
       return;
     case wire::Message::kMigrationOutcome:
@@ -158,16 +165,20 @@ void AgentJobs::on_outcome(const std::shared_ptr<Connection>& connection,
   migration.outcome = outcome;
   auto job = jobs_.find(outcome.job_id());
   if (outcome.role() == Outcome::SOURCE) {
-    if (outcome.state() == Outcome::DONE) jobs_.erase(outcome.job_id());
-    if (outcome.state() == Outcome::FAILED && job != jobs_.end())
+    if (outcome.state() == Outcome::DONE || outcome.state() == Outcome::SERVING) {
+      depart(migration);
+    } else if (outcome.state() == Outcome::FAILED && job != jobs_.end() && !migration.departed) {
       job->second.info.set_state(wire::JOB_RUNNING);
+    }
   } else if (outcome.state() == Outcome::RESUMED && migration.arriving && !refused) {
     arrived(migration);
   }
   wire::Message message;
   *message.mutable_migration_outcome() = outcome;
   bool final = outcome.state() == Outcome::FAILED || outcome.state() == Outcome::DONE;
-  migration.heard = hooks_.to_leader(message) && final;
+  bool told = hooks_.to_leader(message);
+  migration.heard = told && final;
+  if (told) migration.outcome.clear_late_signals();  // not a second time in the next hello
   // A destination's is kept until its stand-in is gone, too.
   if (migration.heard && outcome.role() == Outcome::SOURCE)
     migrations_.erase(outcome.migration_id());
@@ -183,6 +194,42 @@ void AgentJobs::arrived(LocalMigration& migration) {
   job.info.set_stand_in_pid(migration.stand_in_pid);
   job.info.set_state(wire::JOB_RUNNING);
   job.stand_in = migration.stand_in;
+}
+
+// The process runs elsewhere now. Its stand-in stays, for this migration only.
+void AgentJobs::depart(LocalMigration& migration) {
+  migration.departed = true;
+  auto job = jobs_.find(migration.outcome.job_id());
+  if (job != jobs_.end() && job->second.stand_in == migration.stand_in) jobs_.erase(job);
+}
+
+// Before it was done: the pages that it still had are lost.
+void AgentJobs::departed_copy_ended(std::uint64_t migration_id, const std::string& why) {
+  LocalMigration& migration = migrations_[migration_id];
+  auto job_id = migration.outcome.job_id();
+  log::error("departed job's pages lost", log::field("migration", migration_id),
+             log::field("job", job_id), log::field("reason", why));
+  (void)cgroups_.kill(job_id);
+  migration.outcome.set_state(Outcome::FAILED);
+  *migration.outcome.mutable_error() = to_wire(Error{ErrorCode::kGone, why, {}});
+  wire::Message message;
+  *message.mutable_migration_outcome() = migration.outcome;
+  // Else it goes into the next hello.
+  if (hooks_.to_leader(message)) migrations_.erase(migration_id);
+}
+
+// The end of what a departed job left here is not the job's.
+bool AgentJobs::departed_exit(const std::shared_ptr<Connection>& connection,
+                              const wire::JobExited& exited) {
+  auto found = std::ranges::find_if(migrations_, [&](const auto& entry) {
+    return entry.second.departed && entry.second.stand_in == connection;
+  });
+  if (found == migrations_.end()) return false;
+  wire::Message acknowledged;
+  acknowledged.mutable_job_exit_ack()->set_job_id(exited.job_id());
+  connection->send(acknowledged);
+  departed_copy_ended(found->first, std::format("what the process left on {} ended", node_));
+  return true;
 }
 
 void AgentJobs::ended(std::uint64_t job_id, std::uint32_t wait_status) {
@@ -217,8 +264,14 @@ void AgentJobs::on_closed(const std::shared_ptr<Connection>& connection, const E
       continue;
     }
     if (migration.arriving) (void)cgroups_.kill(migration.outcome.job_id());
-    remove_cgroup(migration.outcome.job_id());
     bool final = state == Outcome::FAILED || state == Outcome::DONE;
+    auto job_id = migration.outcome.job_id();
+    if (migration.departed && !final) {
+      departed_copy_ended(id, std::format("the stand-in on {} ended unexpectedly", node_));
+      remove_cgroup(job_id);
+      continue;
+    }
+    remove_cgroup(job_id);
     // What the leader does not know yet goes into the next hello.
     if (migration.heard || (!final && migration.outcome.role() == Outcome::SOURCE))
       migrations_.erase(id);
@@ -242,7 +295,7 @@ bool AgentJobs::is_here(std::uint64_t job_id) const {
   if (jobs_.contains(job_id)) return true;
   return std::ranges::any_of(migrations_, [&](const auto& entry) {
     const LocalMigration& migration = entry.second;
-    return migration.outcome.job_id() == job_id && migration.arriving &&
+    return migration.outcome.job_id() == job_id && (migration.arriving || migration.departed) &&
            (migration.stand_in || migration.waiting);
   });
 }

@@ -19,6 +19,7 @@ bool is_request(const wire::Message& message) {
     case wire::Message::kTaskListRequest:
     case wire::Message::kKillRequest:
     case wire::Message::kMigrateRequest:
+    case wire::Message::kMigrationListRequest:
       return true;
     default:
       return false;
@@ -142,6 +143,12 @@ Awaitable<Result<wire::Message>> ClientApi::answer(const SessionPtr& session,
     case wire::Message::kMigrateRequest: {
       GESTALT_CO_ASSIGN(*reply.mutable_migrate_reply(),
                         co_await leader_->migrate(session->id, uid, message.migrate_request()));
+      break;
+    }
+    case wire::Message::kMigrationListRequest: {
+      GESTALT_CO_ASSIGN(
+          *reply.mutable_migration_list_reply(),
+          leader_->list_migrations(uid, message.migration_list_request().migration_id()));
       break;
     }
     default:

@@ -30,11 +30,12 @@ using Text = std::string& (*)(Config&);
 using Number = double& (*)(Config&);
 using Small = std::uint16_t& (*)(Config&);
 using Count = std::uint32_t& (*)(Config&);
+using Large = std::uint64_t& (*)(Config&);
 
 struct Key {
   const char* section;
   const char* name;
-  std::variant<Text, Number, Small, Count> field;
+  std::variant<Text, Number, Small, Count, Large> field;
   double lowest;
   double highest;
   const char* documentation;  // lines for the rendered file
@@ -79,9 +80,23 @@ const std::array kKeys{
         "The range of TCP ports for incoming migrations. Both 0: any ephemeral port."},
     Key{"migration", "port_last", GESTALT_FIELD(Small, migration.port_last), 0, 65535, ""},
     Key{"migration", "max_concurrent", GESTALT_FIELD(Count, migration.max_concurrent), 1, 1024,
-        "Migrations at the same time, in the whole cluster."},
+        "Migrations at the same time, in the whole cluster. One whose process runs at its\n"
+        "destination already, and whose pages follow, does not count."},
     Key{"migration", "image_directory", GESTALT_FIELD(Text, migration.image_directory), 1, 4095,
         "Node-local directory for CRIU's images; a memory file system is best."},
+    Key{"migration", "mode", GESTALT_FIELD(Text, migration.mode), 1, 16,
+        "How a process moves if nobody says otherwise: eager, lazy, pre-copy, post-copy or\n"
+        "hybrid. This key and those below are defaults of `gestalt migrate`."},
+    Key{"migration", "streams", GESTALT_FIELD(Count, migration.streams), 1, kMaxMigrationStreams,
+        "TCP connections that carry a migration's pages."},
+    Key{"migration", "max_rounds", GESTALT_FIELD(Count, migration.max_rounds), 0, kMaxPrecopyRounds,
+        "Rounds before the freeze, the first full one included. 0: 5 in pre-copy, 3 in hybrid."},
+    Key{"migration", "downtime_goal_seconds",
+        GESTALT_FIELD(Number, migration.downtime_goal_seconds), 0.000001, kMaxDowntimeGoalSeconds,
+        "Rounds end when the rest can be sent in this time. For pre-copy and hybrid."},
+    Key{"migration", "bandwidth_bytes_per_second",
+        GESTALT_FIELD(Large, migration.bandwidth_bytes_per_second), 0, 1e12,
+        "For all pages that nobody waits for: 0, no limit, or at least 65536."},
     Key{"jobs", "reattach_seconds", GESTALT_FIELD(Number, jobs.reattach_seconds), 0, 86400,
         "How long a job waits for its client to come back before it is hung up."},
     Key{"paths", "join_token", GESTALT_FIELD(Text, paths.join_token), 1, 4095,
@@ -260,6 +275,12 @@ Result<void> check(const Config& config, const toml::table& document, const std:
       config.migration.port_first > config.migration.port_last)
     return wrong("migration", "port_last", "does not end the range that port_first begins",
                  "set both, port_first not above port_last, or both to 0");
+  if (!is_migration_mode(config.migration.mode))
+    return wrong("migration", "mode", "is no mode", "modes: " + migration_mode_names());
+  auto bandwidth = config.migration.bandwidth_bytes_per_second;
+  if (bandwidth != 0 && bandwidth < kMinBandwidthBytesPerSecond)
+    return wrong("migration", "bandwidth_bytes_per_second", "is too little",
+                 std::format("give 0, for no limit, or at least {}", kMinBandwidthBytesPerSecond));
   static constexpr std::array<std::string_view, 4> kLevels{"debug", "info", "warning", "error"};
   if (std::ranges::find(kLevels, config.log.level) == kLevels.end())
     return wrong("log", "level", "is no level", "use debug, info, warning or error");

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "common/migration_modes.h"
 #include "common/paths.h"
 #include "common/result.h"
 
@@ -39,6 +40,12 @@ struct MigrationConfig {
   std::uint16_t port_last = 0;
   std::uint32_t max_concurrent = 4;
   std::string image_directory = paths::kImageDirectory;
+  // Of migrations that ask for nothing else; docs/migration.md says what they mean.
+  std::string mode = std::string(kDefaultMigrationMode);
+  std::uint32_t streams = 2;
+  std::uint32_t max_rounds = 0;  // 0: the mode's own
+  double downtime_goal_seconds = 0.05;
+  std::uint64_t bandwidth_bytes_per_second = 0;  // 0: no limit
 };
 
 struct JobsConfig {

@@ -55,6 +55,26 @@ TEST(Config, RenderedFileParsesToTheSame) {
   EXPECT_EQ(parsed(render_config(config)).cluster.name, config.cluster.name);
 }
 
+TEST(Config, DefaultsOfMigrations) {
+  auto config = parsed("");
+  EXPECT_EQ(config.migration.mode, "hybrid");
+  EXPECT_EQ(config.migration.streams, 2U);
+  EXPECT_EQ(config.migration.max_rounds, 0U);
+  EXPECT_EQ(config.migration.downtime_goal_seconds, 0.05);
+  EXPECT_EQ(config.migration.bandwidth_bytes_per_second, 0U);
+  config = parsed(
+      "[migration]\nmode = 'pre-copy'\nstreams = 16\nmax_rounds = 64\n"
+      "downtime_goal_seconds = 0.3\nbandwidth_bytes_per_second = 12500000000\n");
+  EXPECT_EQ(config.migration.mode, "pre-copy");
+  EXPECT_EQ(config.migration.bandwidth_bytes_per_second, 12'500'000'000U);
+  EXPECT_NE(failure("[migration]\nmode = 'fast'").find("eager, lazy, pre-copy"), std::string::npos);
+  for (const char* text :
+       {"streams = 0", "streams = 17", "max_rounds = 65", "downtime_goal_seconds = 0",
+        "downtime_goal_seconds = 61", "bandwidth_bytes_per_second = 65535",
+        "bandwidth_bytes_per_second = -1", "bandwidth_bytes_per_second = '100M'"})
+    EXPECT_NE(failure("[migration]\n" + std::string(text)), "no error") << text;
+}
+
 TEST(Config, EveryKeyIsDocumented) {
   auto text = render_config({});
   for (const char* key : {"port = 7480", "load_directory = \"/var/lib/gestalt/load\"",

@@ -1,6 +1,7 @@
 // The leader: knows all nodes and jobs, places and routes, decides on migrations. Its
 // parts are in leader_nodes.cc (agents, joining, un-merging), leader_jobs.cc (jobs and
-// their clients) and leader_migrations.cc (what the arbiter wants done).
+// their clients), leader_migration_requests.cc (what users ask about migrations) and
+// leader_migrations.cc (what the arbiter wants done).
 #pragma once
 
 #include "common/fd.h"
@@ -45,6 +46,9 @@ class Leader {
   [[nodiscard]] Awaitable<wire::KillReply> kill(uid_t uid, wire::KillRequest request);
   [[nodiscard]] Awaitable<Result<wire::MigrateReply>> migrate(ClientId client, uid_t uid,
                                                               wire::MigrateRequest request);
+  // Those that this user may see; 0: all.
+  [[nodiscard]] Result<wire::MigrationListReply> list_migrations(uid_t uid,
+                                                                 std::uint64_t migration_id);
 
  private:
   struct AgentSession {
@@ -125,9 +129,16 @@ class Leader {
   [[nodiscard]] Awaitable<Result<void>> kill_one(uid_t uid, std::uint32_t pid,
                                                  std::uint32_t signal);
 
-  // leader_migrations.cc
+  // leader_migration_requests.cc
+  [[nodiscard]] Result<Job*> migratable_job(const FoundTask& found, uid_t uid);
   [[nodiscard]] Result<MigrationArbiter::Plan> plan_migration(const FoundTask& found, uid_t uid,
                                                               const wire::MigrateRequest& request);
+  [[nodiscard]] Awaitable<Result<wire::MigrateReply>> migrate_now(ClientId client,
+                                                                  MigrationArbiter::Plan plan);
+  [[nodiscard]] Awaitable<Result<bool>> pages_first(const MigrationArbiter::Plan& plan);
+  [[nodiscard]] Awaitable<Result<wire::MigrateReply>> preflight(MigrationArbiter::Plan plan);
+
+  // leader_migrations.cc
   void perform(const ArbiterActions& actions);
   void perform_one(const ArbiterAction& action);
   static Awaitable<> prepare(Leader* self, std::string node, wire::PrepareIncoming request);
@@ -152,6 +163,8 @@ class Leader {
   std::map<ClientId, Client> clients_;
   ClientId next_client_ = 1;
   std::map<std::uint64_t, Waiting> waiting_;  // by migration
+  // Who waits for a migration's last pages, to move the job again.
+  std::multimap<std::uint64_t, std::shared_ptr<Promise<ArbiterAction>>> settling_;
   bool stopped_ = false;
 };
 

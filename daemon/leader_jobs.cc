@@ -188,6 +188,8 @@ void Leader::missing_job(Job& job, const std::string& node, bool same_boot) {
     return;
   }
   if (!same_boot) {
+    bool ignored = false;  // the source of its pages has to know, if there is one
+    perform(arbiter_.copy_ended(job_id, node, Clock::now(), ignored));
     lose(job, node);
   } else if (job.record.state == wire::JOB_STARTING) {
     wire::JobStartFailed failed;

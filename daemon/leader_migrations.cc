@@ -1,103 +1,12 @@
 // Leader: does what the migration arbiter decides.
-#include "daemon/certificates.h"
-#include "daemon/job_permission.h"
 #include "daemon/leader.h"
 
 namespace gestalt {
 namespace {
 
 constexpr auto kPrepareTimeout = std::chrono::seconds(10);
-// Beyond the migration's own timeout: the commit, the clean-up.
-constexpr double kReplySlackSeconds = 120;
-constexpr double kMaxTimeoutSeconds = 3600;
-constexpr std::size_t kSecretBytes = 32;
-
-std::uint64_t unix_seconds() {
-  auto now = std::chrono::system_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
-}
-
-Result<void> check_mode(const std::string& mode) {
-  if (mode == "eager") return {};
-  return fail(ErrorCode::kInvalidArgument, std::format("there is no migration mode '{}'", mode),
-              "modes: eager");
-}
 
 }  // namespace
-
-Result<MigrationArbiter::Plan> Leader::plan_migration(const FoundTask& found, uid_t uid,
-                                                      const wire::MigrateRequest& request) {
-  const wire::Task& task = found.task;
-  Job* job = jobs_.find(task.job_id());
-  if (!may_manage(uid, job != nullptr ? job->record.uid : task.uid()))
-    return fail(ErrorCode::kPermission, std::format("process {} is not yours", task.pid()));
-  if (job == nullptr || job->ended())
-    return fail(ErrorCode::kInvalidArgument,
-                std::format("process {} is not part of any job", task.pid()),
-                "only what `gestalt run` or `gestalt shell` started can migrate");
-  if (job->record.state == wire::JOB_STARTING || job->record.root_pid == 0)
-    return fail(ErrorCode::kBusy, std::format("job {} is still starting", job->record.job_id),
-                "try again in a moment");
-  if (task.pid() != job->record.root_pid)
-    return fail(ErrorCode::kInvalidArgument,
-                std::format("process {} is not the root of its job", task.pid()),
-                std::format("migrate {}: its whole tree moves with it", job->record.root_pid));
-  if (task.outside_slice())
-    return fail(ErrorCode::kBlocked,
-                std::format("pid {} is outside the pid slice of node {}", task.pid(), found.node),
-                "such a pid may be in use elsewhere; start the program again");
-  const std::string& destination = request.node();
-  GESTALT_TRY(check_usable(destination));
-  if (destination == job->record.node)
-    return fail(ErrorCode::kInvalidArgument,
-                std::format("process {} is on {} already", task.pid(), destination));
-  MigrationArbiter::Plan plan;
-  plan.options = request.options();
-  if (plan.options.mode().empty()) plan.options.set_mode("eager");
-  GESTALT_TRY(check_mode(plan.options.mode()));
-  double timeout = plan.options.timeout_seconds();
-  if (timeout < 0 || timeout > kMaxTimeoutSeconds)
-    return fail(ErrorCode::kInvalidArgument,
-                std::format("a timeout of {} s makes no sense", timeout),
-                std::format("give it at most {} s", kMaxTimeoutSeconds));
-  if (timeout == 0) plan.options.set_timeout_seconds(config_.migration.timeout_seconds);
-  plan.job_id = job->record.job_id;
-  plan.pid = job->record.root_pid;
-  plan.stand_in_pid = job->record.stand_in_pid;
-  plan.source = job->record.node;
-  plan.destination = destination;
-  plan.now_unix_seconds = unix_seconds();
-  GESTALT_ASSIGN(plan.secret, random_bytes(kSecretBytes));
-  return plan;
-}
-
-Awaitable<Result<wire::MigrateReply>> Leader::migrate(ClientId client, uid_t uid,
-                                                      wire::MigrateRequest request) {
-  auto found = co_await find_task(request.pid());
-  if (!found)
-    co_return fail(ErrorCode::kNotFound, std::format("no process {} in the cluster", request.pid()),
-                   "see `gestalt ps`");
-  auto plan = plan_migration(*found, uid, request);
-  if (!plan) co_return std::unexpected(std::move(plan).error());
-  double seconds = plan->options.timeout_seconds() + kReplySlackSeconds;
-  ArbiterActions actions;
-  auto begun = arbiter_.begin(std::move(*plan), Clock::now(), actions);
-  if (!begun) co_return std::unexpected(std::move(begun).error());
-  auto id = *begun;
-  auto answer = std::make_shared<Promise<ArbiterAction>>(context_.get_executor());
-  waiting_[id] = {answer, client};
-  perform(actions);
-  auto reply = co_await answer->wait(
-      std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)));
-  waiting_.erase(id);
-  if (!reply)
-    co_return fail(ErrorCode::kTimeout, std::format("migration {} is not resolved yet", id),
-                   "see `gestalt ps` for where the process is");
-  if (reply->error) co_return std::unexpected(*reply->error);
-  wire::MigrateReply out;
-  *out.mutable_stats() = reply->stats;
-  co_return out;
-}
 
 void Leader::perform(const ArbiterActions& actions) {
   for (const auto& action : actions) perform_one(action);
@@ -132,6 +41,22 @@ void Leader::perform_one(const ArbiterAction& action) {
       message.mutable_migration_cancel()->set_reason(action.reason);
       send_to(action.node, message);
       return;
+    case Kind::kHurry:
+      message.mutable_migration_hurry()->set_migration_id(action.migration_id);
+      message.mutable_migration_hurry()->set_job_id(action.job_id);
+      send_to(action.node, message);
+      return;
+    case Kind::kPagesLost:
+      message.mutable_migration_pages_lost()->set_migration_id(action.migration_id);
+      message.mutable_migration_pages_lost()->set_job_id(action.job_id);
+      message.mutable_migration_pages_lost()->set_reason(action.reason);
+      send_to(action.node, message);
+      return;
+    case Kind::kOver: {
+      auto [first, last] = settling_.equal_range(action.migration_id);
+      for (auto it = first; it != last; ++it) it->second->set(action);
+      return;
+    }
     case Kind::kJobMoved:
       return job_moved(action);
     case Kind::kReply: {

@@ -158,12 +158,13 @@ void Leader::on_hello(const std::shared_ptr<Connection>& connection, const TlsPe
     refuse(connection, peer.address, message.request_id(), welcome.error());
     return;
   }
+  std::vector<wire::MigrationOutcome> pending{hello.migrations().begin(), hello.migrations().end()};
+  arbiter_.adopt_completed(pending, peer.node, Clock::now());
   reconcile(peer.node, hello, same_boot, *welcome);
   wire::Message reply;
   *reply.mutable_agent_welcome() = std::move(*welcome);
   connection->reply(message.request_id(), std::move(reply));
-  perform(arbiter_.node_connected(peer.node, {hello.migrations().begin(), hello.migrations().end()},
-                                  Clock::now()));
+  perform(arbiter_.node_connected(peer.node, pending, Clock::now()));
   resync_clients(peer.node);
 }
 

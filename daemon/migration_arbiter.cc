@@ -21,14 +21,6 @@ constexpr auto kDoneTimeout = std::chrono::seconds(30);
 // A granted migration whose destination neither resumes nor fails is logged this often.
 constexpr auto kGrantedReminder = std::chrono::seconds(30);
 
-ArbiterAction action(Kind kind, const Migration& migration, std::string node) {
-  ArbiterAction out{.kind = kind};
-  out.migration_id = migration.record.migration_id;
-  out.job_id = migration.record.job_id;
-  out.node = std::move(node);
-  return out;
-}
-
 Error error_of(const wire::MigrationOutcome& outcome, const char* otherwise) {
   if (!outcome.has_error()) return Error{ErrorCode::kUnavailable, otherwise, {}};
   Error error;
@@ -42,6 +34,14 @@ Error error_of(const wire::MigrationOutcome& outcome, const char* otherwise) {
 }
 
 }  // namespace
+
+ArbiterAction MigrationArbiter::action(Kind kind, const Migration& migration, std::string node) {
+  ArbiterAction out{.kind = kind};
+  out.migration_id = migration.record.migration_id;
+  out.job_id = migration.record.job_id;
+  out.node = std::move(node);
+  return out;
+}
 
 Result<void> MigrationArbiter::restore(Clock::time_point now) {
   GESTALT_ASSIGN(auto records, store_.migrations());
@@ -58,6 +58,8 @@ Result<void> MigrationArbiter::restore(Clock::time_point now) {
       migration.began = now;
       migration.deadline = now + kGrantedReminder;
       live_.emplace(record.migration_id, std::move(migration));
+    } else if (record.verdict == Verdict::kCompleted) {
+      expect_source(record);
     }
   }
   return {};
@@ -70,8 +72,8 @@ Result<std::uint64_t> MigrationArbiter::begin(Plan plan, Clock::time_point now,
                 std::format("process {} is migrating from {} to {} already", plan.pid,
                             other->record.source, other->record.destination),
                 "wait until that is over");
-  if (live_.size() >= max_concurrent_)
-    return fail(ErrorCode::kBusy, std::format("{} migrations are under way already", live_.size()),
+  if (under_way() >= max_concurrent_)
+    return fail(ErrorCode::kBusy, std::format("{} migrations are under way already", under_way()),
                 "wait, or raise migration.max_concurrent in the leader's configuration");
   GESTALT_TRY(fault_point(Fault::kLeaderPrepare));
   Migration migration;
@@ -84,12 +86,16 @@ Result<std::uint64_t> MigrationArbiter::begin(Plan plan, Clock::time_point now,
   GESTALT_TRY(store_.insert_migration(migration.record));
   migration.pid = plan.pid;
   migration.stand_in_pid = plan.stand_in_pid;
+  migration.uid = plan.uid;
+  migration.command = std::move(plan.command);
+  migration.answer_when_resumed = plan.answer_when_resumed;
   migration.began = now;
   migration.deadline = now + std::chrono::duration_cast<Clock::duration>(
                                  std::chrono::duration<double>(plan.options.timeout_seconds()));
   migration.options = std::move(plan.options);
   migration.secret = std::move(plan.secret);
   auto id = migration.record.migration_id;
+  unheard_.erase(plan.job_id);
   log::info("migration begins", log::field("migration", id), log::field("job", plan.job_id),
             log::field("pid", plan.pid), log::field("from", migration.record.source),
             log::field("to", migration.record.destination));
@@ -162,9 +168,11 @@ ArbiterActions MigrationArbiter::outcome(const Outcome& outcome, const std::stri
   ArbiterActions out;
   auto found = live_.find(outcome.migration_id());
   if (found == live_.end()) {
-    if (outcome.state() == Outcome::PENDING || outcome.state() == Outcome::RESUMED)
-      verdict_from_record(outcome, node, out);
-    return out;
+    if (!adopt(outcome, node, now)) {
+      stray_outcome(outcome, node, out);
+      return out;
+    }
+    found = live_.find(outcome.migration_id());
   }
   Migration& migration = found->second;
   if (outcome.role() == Outcome::SOURCE && node == migration.record.source)
@@ -178,19 +186,13 @@ ArbiterActions MigrationArbiter::outcome(const Outcome& outcome, const std::stri
 void MigrationArbiter::source_outcome(Migration& migration, const Outcome& outcome,
                                       Clock::time_point now, ArbiterActions& out) {
   Verdict verdict = migration.record.verdict;
-  if (outcome.state() == Outcome::FAILED) {
+  if (verdict == Verdict::kCompleted) {
+    completed_source_outcome(migration, outcome, now, out);
+  } else if (outcome.state() == Outcome::FAILED) {
     if (verdict == Verdict::kUndecided || verdict == Verdict::kDenied)
       end_failed(migration, error_of(outcome, "the source failed"), now, out);
     // Denied or rolled back: the source says that it has thawed. Granted: not its to say.
     if (verdict != Verdict::kGranted) source_settled(migration, out);
-  } else if (outcome.state() == Outcome::DONE && verdict == Verdict::kCompleted) {
-    if (outcome.late_signals_size() > 0) {
-      auto late = action(Kind::kLateSignals, migration, migration.record.destination);
-      late.late_signals.assign(outcome.late_signals().begin(), outcome.late_signals().end());
-      out.push_back(std::move(late));
-    }
-    reply(migration, std::nullopt, outcome.stats(), out);
-    ended_.insert(migration.record.migration_id);
   } else if (outcome.state() == Outcome::PENDING && verdict != Verdict::kUndecided) {
     tell_verdict(migration, migration.record.source, out);
   }
@@ -221,15 +223,25 @@ ArbiterActions MigrationArbiter::node_failed(const std::string& node, Clock::tim
     Error gone{ErrorCode::kUnavailable, std::format("node {} failed", node), {}};
     if (migration.record.source == node) {
       migration.source_gone = true;
+      migration.source_gone_why = gone.message;
       if (verdict == Verdict::kUndecided) deny(migration, gone, now, out);
-      if (verdict != Verdict::kGranted) source_settled(migration, out);
+      if (verdict == Verdict::kCompleted) {
+        source_lost(migration, gone.message, out);
+      } else if (verdict != Verdict::kGranted) {
+        source_settled(migration, out);
+      }
     } else if (migration.record.destination == node) {
+      if (verdict == Verdict::kCompleted)
+        destination_gone(migration,
+                         Error(gone).in(std::format("process {} had moved", migration.pid)), now,
+                         out);
       if (verdict == Verdict::kUndecided) deny(migration, gone, now, out);
       // One that resumed before it failed ran the job: the source's copy is old.
       if (verdict == Verdict::kGranted && !migration.destination_resumed)
         roll_back(migration, gone, now, out);
     }
   }
+  unheard_source_gone(node, std::format("node {} failed", node), out);
   sweep();
   return out;
 }
@@ -252,11 +264,17 @@ ArbiterActions MigrationArbiter::node_connected(const std::string& node,
     Error lost{ErrorCode::kUnavailable, std::format("node {} has lost the migration", node), {}};
     if (verdict == Verdict::kGranted && is_destination && !migration.destination_resumed)
       roll_back(migration, lost, now, out);
+    else if (migration.serving && is_source)
+      source_lost(migration, lost.message, out);
+    else if (migration.hurried && is_destination)
+      out.push_back(action(Kind::kHurry, migration, node));
     else if (verdict == Verdict::kUndecided && (is_destination || migration.outgoing_started))
       deny(migration, lost, now, out);
     else if (verdict != Verdict::kUndecided)
       tell_verdict(migration, node, out);
   }
+  unheard_source_gone(node, std::format("node {} has nothing left of it", node), out);
+  remind_of_lost_pages(node, out);
   sweep();
   return out;
 }
@@ -267,17 +285,23 @@ ArbiterActions MigrationArbiter::copy_ended(std::uint64_t job_id, const std::str
   moved_on = false;
   for (auto& [id, migration] : live_) {
     if (migration.record.job_id != job_id) continue;
+    Verdict verdict = migration.record.verdict;
     if (migration.record.source == node) {
       migration.source_gone = true;
-      moved_on = migration.record.verdict == Verdict::kGranted ||
-                 migration.record.verdict == Verdict::kCompleted;
-      if (migration.record.verdict == Verdict::kUndecided)
+      migration.source_gone_why = std::format("what was left of it on {} ended", node);
+      moved_on = verdict == Verdict::kGranted || verdict == Verdict::kCompleted;
+      if (verdict == Verdict::kUndecided)
         deny(migration, Error{ErrorCode::kGone, "the process ended before it had moved", {}}, now,
              out);
-      if (migration.record.verdict != Verdict::kGranted) source_settled(migration, out);
+      if (verdict == Verdict::kCompleted) {
+        source_lost(migration, migration.source_gone_why, out);
+      } else if (verdict != Verdict::kGranted) {
+        source_settled(migration, out);
+      }
     } else if (migration.record.destination == node) {
       // An end before the resumption is an outcome, not an exit.
       moved_on = !migration.destination_resumed;
+      if (verdict == Verdict::kCompleted) destination_gone(migration, std::nullopt, now, out);
     }
   }
   sweep();
@@ -307,13 +331,9 @@ ArbiterActions MigrationArbiter::tick(Clock::time_point now) {
         migration.deadline = now + kGrantedReminder;
         break;
       case Verdict::kCompleted:
-        reply(migration, std::nullopt, {}, out);
-        ended_.insert(id);
-        break;
       case Verdict::kDenied:
       case Verdict::kRolledBack:
-        reply(migration, migration.failure, {}, out);
-        ended_.insert(id);
+        finish(migration, migration.failure, out);
         break;
     }
   }
@@ -410,8 +430,7 @@ void MigrationArbiter::end_if_settled(Migration& migration, ArbiterActions& out)
     migration.deadline = std::min<Deadline>(migration.deadline, migration.failed + kReasonTimeout);
     return;
   }
-  reply(migration, migration.failure, {}, out);
-  ended_.insert(migration.record.migration_id);
+  finish(migration, migration.failure, out);
 }
 
 void MigrationArbiter::complete(Migration& migration, Clock::time_point now, ArbiterActions& out) {
@@ -425,23 +444,29 @@ void MigrationArbiter::complete(Migration& migration, Clock::time_point now, Arb
   out.push_back(std::move(moved));
   tell_verdict(migration, migration.record.destination, out);
   tell_verdict(migration, migration.record.source, out);
-  if (migration.source_gone) {
-    reply(migration, std::nullopt, {}, out);
-    ended_.insert(migration.record.migration_id);
-  }
+  if (migration.source_gone) source_lost(migration, migration.source_gone_why, out);
 }
 
-void MigrationArbiter::reply(Migration& migration, std::optional<Error> error,
-                             wire::MigrationStats stats, ArbiterActions& out) {
+void MigrationArbiter::finish(Migration& migration, const std::optional<Error>& error,
+                              ArbiterActions& out) {
+  if (!ended_.insert(migration.record.migration_id).second) return;
+  migration.serving = false;
+  reply(migration, error, out);
+  if (migration.hurried) {
+    auto over = action(Kind::kOver, migration, {});
+    over.error = error;
+    out.push_back(std::move(over));
+  }
+  history_.put(entry(migration, error ? "failed" : "done", error));
+}
+
+void MigrationArbiter::reply(Migration& migration, const std::optional<Error>& error,
+                             ArbiterActions& out) {
   if (std::exchange(migration.replied, true)) return;
-  stats.set_migration_id(migration.record.migration_id);
-  stats.set_source(migration.record.source);
-  stats.set_destination(migration.record.destination);
-  stats.set_mode(migration.record.mode);
-  if (stats.pid() == 0) stats.set_pid(migration.pid);
   auto answer = action(Kind::kReply, migration, {});
-  answer.error = std::move(error);
-  answer.stats = std::move(stats);
+  answer.error = error;
+  std::string_view state = migration.serving ? "paging" : error ? "failed" : "done";
+  answer.stats = entry(migration, state, error).stats;
   out.push_back(std::move(answer));
 }
 
@@ -486,10 +511,16 @@ const Migration* MigrationArbiter::find(std::uint64_t migration_id) const {
   return found == live_.end() ? nullptr : &found->second;
 }
 
+// If there are two, because the leader restarted, the newer one is the one that matters.
 const Migration* MigrationArbiter::of_job(std::uint64_t job_id) const {
-  for (const auto& [id, migration] : live_)
-    if (migration.record.job_id == job_id) return &migration;
+  for (auto it = live_.rbegin(); it != live_.rend(); ++it)
+    if (it->second.record.job_id == job_id) return &it->second;
   return nullptr;
+}
+
+std::size_t MigrationArbiter::under_way() const {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(live_, [](const auto& each) { return !each.second.serving; }));
 }
 
 }  // namespace gestalt

@@ -1,116 +1,11 @@
 #include "daemon/migration_arbiter.h"
 
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <filesystem>
-
-#include "daemon/sqlite_store.h"
+#include "daemon/migration_arbiter_fixture.h"
 
 namespace gestalt {
 namespace {
-
-using Kind = ArbiterAction::Kind;
-using Outcome = wire::MigrationOutcome;
-using std::chrono::seconds;
-
-class Arbiter : public testing::Test {
- protected:
-  void SetUp() override {
-    path_ = std::filesystem::temp_directory_path() / std::format("arbiter-{}", ::getpid());
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directory(path_);
-    open();
-    ASSERT_TRUE(store_->upsert_job({.job_id = 7, .node = "a", .root_pid = 100}));
-  }
-  void TearDown() override {
-    arbiter_.reset();
-    store_.reset();
-    std::filesystem::remove_all(path_);
-  }
-  void open() {
-    arbiter_.reset();
-    store_.reset();
-    auto store = open_sqlite_store((path_ / "db").string());
-    ASSERT_TRUE(store) << store.error().text();
-    store_ = std::move(*store);
-    arbiter_ = std::make_unique<MigrationArbiter>(*store_, 2);
-  }
-  // As after a crash of the leader.
-  void restart() {
-    open();
-    ASSERT_TRUE(arbiter_->restore(now_));
-  }
-
-  std::uint64_t begin(std::uint64_t job_id = 7) {
-    MigrationArbiter::Plan plan{.job_id = job_id,
-                                .pid = 100,
-                                .stand_in_pid = 99,
-                                .source = "a",
-                                .destination = "b",
-                                .secret = std::string(32, 's')};
-    plan.options.set_mode("eager");
-    plan.options.set_timeout_seconds(60);
-    actions_.clear();
-    auto id = arbiter_->begin(plan, now_, actions_);
-    EXPECT_TRUE(id) << id.error().text();
-    return id.value_or(0);
-  }
-  void ready(std::uint64_t id) {
-    wire::IncomingReady message;
-    message.set_migration_id(id);
-    message.set_address("10.0.0.2");
-    message.set_port(4000);
-    actions_ = arbiter_->incoming_ready(id, message, now_);
-  }
-  void ask(std::uint64_t id, bool online = true) {
-    actions_ = arbiter_->ask(id, "a", online, now_);
-  }
-  void outcome(std::uint64_t id, Outcome::Role role, Outcome::State state,
-               wire::ErrorCode code = wire::ERROR_INTERNAL, const std::string& text = "broke") {
-    Outcome message;
-    message.set_migration_id(id);
-    message.set_job_id(7);
-    message.set_role(role);
-    message.set_state(state);
-    if (state == Outcome::FAILED) {
-      message.mutable_error()->set_code(code);
-      message.mutable_error()->set_message(text);
-    }
-    actions_ = arbiter_->outcome(message, role == Outcome::SOURCE ? "a" : "b", now_);
-  }
-  std::uint64_t granted() {
-    auto id = begin();
-    ready(id);
-    ask(id);
-    return id;
-  }
-  [[nodiscard]] Verdict on_disk(std::uint64_t id) const {
-    return (*store_->find_migration(id))->verdict;
-  }
-  // Which of these actions there are, to whom.
-  [[nodiscard]] bool has(Kind kind, const std::string& node = {}) const {
-    return find(kind, node) != nullptr;
-  }
-  [[nodiscard]] const ArbiterAction* find(Kind kind, const std::string& node = {}) const {
-    auto found = std::ranges::find_if(actions_, [&](const auto& action) {
-      return action.kind == kind && (node.empty() || action.node == node);
-    });
-    return found == actions_.end() ? nullptr : &*found;
-  }
-  [[nodiscard]] bool told(const std::string& node, Verdict verdict) const {
-    const auto* action = find(Kind::kVerdict, node);
-    return action != nullptr && action->verdict == verdict;
-  }
-
-  std::filesystem::path path_;
-  std::unique_ptr<Store> store_;
-  std::unique_ptr<MigrationArbiter> arbiter_;
-  ArbiterActions actions_;
-  Clock::time_point now_ = Clock::now();
-};
 
 TEST_F(Arbiter, GoesThroughToTheEnd) {
   auto id = begin();
@@ -163,8 +58,13 @@ TEST_F(Arbiter, AFailureOfEitherEndBeforeTheGrantDenies) {
     outcome(id, role, Outcome::FAILED);
     EXPECT_EQ(on_disk(id), Verdict::kDenied);
     EXPECT_TRUE(has(Kind::kCancel, "b"));
+    if (role == Outcome::DESTINATION) {
+      EXPECT_FALSE(has(Kind::kReply));
+      outcome(id, Outcome::SOURCE, Outcome::FAILED, wire::ERROR_GONE,
+              "cancelled");  // it has thawed
+    }
+    ASSERT_TRUE(has(Kind::kReply));
     EXPECT_EQ(find(Kind::kReply)->error->message, "broke");
-    outcome(id, Outcome::SOURCE, Outcome::FAILED);  // it has thawed
     EXPECT_EQ(arbiter_->active(), 0U);
     ask(id);  // too late
     EXPECT_TRUE(told("a", Verdict::kDenied));
@@ -213,8 +113,10 @@ TEST_F(Arbiter, ATimeoutDeniesBeforeTheGrantOnly) {
   ready(id);
   actions_ = arbiter_->tick(now_ + seconds(61));
   EXPECT_EQ(on_disk(id), Verdict::kDenied);
+  EXPECT_TRUE(has(Kind::kCancel, "a"));
+  actions_ = arbiter_->tick(now_ + seconds(67));  // the source never says that it has thawed
+  ASSERT_TRUE(has(Kind::kReply));
   EXPECT_EQ(find(Kind::kReply)->error->code, ErrorCode::kTimeout);
-  (void)arbiter_->tick(now_ + seconds(120));
   auto other = granted();
   actions_ = arbiter_->tick(now_ + seconds(3600));
   EXPECT_EQ(on_disk(other), Verdict::kGranted);
@@ -225,8 +127,11 @@ TEST_F(Arbiter, AfterTheGrantADestinationThatFailsIsRolledBack) {
   outcome(id, Outcome::DESTINATION, Outcome::FAILED);
   EXPECT_EQ(on_disk(id), Verdict::kRolledBack);
   EXPECT_TRUE(told("a", Verdict::kRolledBack) && told("b", Verdict::kRolledBack));
-  EXPECT_TRUE(find(Kind::kReply)->error);
   EXPECT_FALSE(has(Kind::kSourceExited));
+  EXPECT_FALSE(has(Kind::kReply));
+  outcome(id, Outcome::SOURCE, Outcome::FAILED, wire::ERROR_GONE, "rolled back");  // it has thawed
+  ASSERT_TRUE(has(Kind::kReply));
+  EXPECT_EQ(find(Kind::kReply)->error->message, "broke");
 }
 
 TEST_F(Arbiter, ADestinationNodeThatFailedComesBackTooLate) {

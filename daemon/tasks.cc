@@ -50,6 +50,8 @@ Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid) {
   task.set_started_seconds_ago(std::max(age, 0.0));
   task.set_command(command_line(view.proc, process));
   if (auto path = cgroup_path(view.proc, process)) task.set_job_id(job_of_cgroup(*path));
+  if (view.hidden_pids.contains(pid) || view.departed_jobs.contains(task.job_id()))
+    return fail(ErrorCode::kGone, std::format("process {} runs on another node", pid));
   auto root = view.roots.find(task.job_id());
   task.set_is_root(root != view.roots.end() && root->second == pid);
   task.set_outside_slice(is_outside(view, pid, task.job_id()));

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,9 +19,12 @@ struct TaskView {
   std::uint32_t pid_first = 0;  // the node's slice; 0: not assigned yet
   std::uint32_t pid_last = 0;
   std::map<std::uint64_t, std::uint32_t> roots;  // job id → pid of its root process
+  // Jobs that run elsewhere, and their stand-ins here: as if they did not exist.
+  std::set<std::uint64_t> departed_jobs;
+  std::set<std::uint32_t> hidden_pids;
 };
 
-// kGone if the process does not exist (any more).
+// kGone if the process does not exist (any more) or is hidden.
 [[nodiscard]] Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid);
 // Processes that end while they are read are left out.
 [[nodiscard]] Result<std::vector<wire::Task>> list_tasks(const TaskView& view);

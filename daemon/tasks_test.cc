@@ -81,6 +81,20 @@ TEST_F(FakeProc, MarksPidsOutsideTheSliceUnlessTheyMovedHere) {
   EXPECT_FALSE(read_task(view(), 1500)->outside_slice());
 }
 
+TEST_F(FakeProc, WhatHasDepartedIsNotThere) {
+  add(1001, 'S', 1000, "/gestalt/job-3");
+  add(1000, 'S', 1, "/");  // its stand-in
+  add(1002, 'S', 1, "/gestalt/job-4");
+  auto after = view();
+  after.departed_jobs = {3};
+  after.hidden_pids = {1000};
+  auto tasks = list_tasks(after);
+  ASSERT_TRUE(tasks) << tasks.error().text();
+  ASSERT_EQ(tasks->size(), 1U);
+  EXPECT_EQ((*tasks)[0].pid(), 1002U);
+  EXPECT_EQ(read_task(after, 1001).error().code, ErrorCode::kGone);
+}
+
 TEST_F(FakeProc, AProcessThatIsGone) {
   auto task = read_task(view(), 77);
   ASSERT_FALSE(task);

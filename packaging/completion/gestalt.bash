@@ -51,7 +51,7 @@ _gestalt() {
   _init_completion || return
   if ((cword == 1)); then
     mapfile -t COMPREPLY < <(
-      compgen -W "run ps migrate kill node init version --help --version" -- "$cur")
+      compgen -W "run ps migrate migrations kill node init version --help --version" -- "$cur")
     return
   fi
   case ${words[1]} in
@@ -63,13 +63,18 @@ _gestalt() {
       [[ $prev == --config ]] && { _filedir; return; }
       ;;
     migrate)
-      options="--mode --timeout --json --help"
+      options="--mode --max-rounds --downtime-goal --bandwidth --streams --prefetch --compress
+        --checksum --dry-run --wait --no-wait --timeout --json --help"
       case $prev in
-        --mode) candidates=eager ;;
-        --timeout) return ;;
+        --mode) candidates="eager lazy pre-copy post-copy hybrid" ;;
+        --timeout | --max-rounds | --downtime-goal | --bandwidth | --streams | --prefetch) return ;;
         migrate) candidates=$(_gestalt_movable) ;;
         *) candidates=$(_gestalt_names) ;;
       esac
+      ;;
+    migrations)
+      options="--json --help"
+      candidates=$(timeout 1 gestalt migrations 2>/dev/null | awk 'NR > 1 { print $1 }')
       ;;
     kill)
       options="-s -l --help"

@@ -1,0 +1,180 @@
+// Leader: what users ask about migrations.
+#include "daemon/certificates.h"
+#include "daemon/job_permission.h"
+#include "daemon/leader.h"
+#include "daemon/migration_options.h"
+
+namespace gestalt {
+namespace {
+
+constexpr auto kPreflightTimeout = std::chrono::seconds(10);
+// Beyond the migration's own timeout: the commit, the clean-up.
+constexpr double kReplySlackSeconds = 120;
+// For a migration that had to wait for the pages of the one before.
+constexpr double kLeastTimeoutSeconds = 1;
+constexpr std::size_t kSecretBytes = 32;
+// So that a full list fits into a frame.
+constexpr std::size_t kMaxListedCommandBytes = 256;
+
+std::uint64_t unix_seconds() {
+  auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
+}
+
+Clock::duration seconds(double value) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(value));
+}
+
+}  // namespace
+
+Result<Job*> Leader::migratable_job(const FoundTask& found, uid_t uid) {
+  const wire::Task& task = found.task;
+  Job* job = jobs_.find(task.job_id());
+  if (!may_manage(uid, job != nullptr ? job->record.uid : task.uid()))
+    return fail(ErrorCode::kPermission, std::format("process {} is not yours", task.pid()));
+  if (job == nullptr || job->ended())
+    return fail(ErrorCode::kInvalidArgument,
+                std::format("process {} is not part of any job", task.pid()),
+                "only what `gestalt run` or `gestalt shell` started can migrate");
+  if (job->record.state == wire::JOB_STARTING || job->record.root_pid == 0)
+    return fail(ErrorCode::kBusy, std::format("job {} is still starting", job->record.job_id),
+                "try again in a moment");
+  if (task.pid() != job->record.root_pid)
+    return fail(ErrorCode::kInvalidArgument,
+                std::format("process {} is not the root of its job", task.pid()),
+                std::format("migrate {}: its whole tree moves with it", job->record.root_pid));
+  if (task.outside_slice())
+    return fail(ErrorCode::kBlocked,
+                std::format("pid {} is outside the pid slice of node {}", task.pid(), found.node),
+                "such a pid may be in use elsewhere; start the program again");
+  return job;
+}
+
+Result<MigrationArbiter::Plan> Leader::plan_migration(const FoundTask& found, uid_t uid,
+                                                      const wire::MigrateRequest& request) {
+  GESTALT_ASSIGN(Job * job, migratable_job(found, uid));
+  GESTALT_TRY(check_usable(request.node()));
+  if (request.node() == job->record.node)
+    return fail(ErrorCode::kInvalidArgument,
+                std::format("process {} is on {} already", found.task.pid(), request.node()));
+  MigrationArbiter::Plan plan;
+  plan.options = request.options();
+  GESTALT_TRY(complete_options(plan.options, config_.migration));
+  plan.job_id = job->record.job_id;
+  plan.pid = job->record.root_pid;
+  plan.stand_in_pid = job->record.stand_in_pid;
+  plan.source = job->record.node;
+  plan.destination = request.node();
+  plan.now_unix_seconds = unix_seconds();
+  plan.uid = job->record.uid;
+  plan.command = job->record.command;
+  plan.answer_when_resumed = request.answer_when_resumed();
+  GESTALT_ASSIGN(plan.secret, random_bytes(kSecretBytes));
+  return plan;
+}
+
+Awaitable<Result<wire::MigrateReply>> Leader::migrate(ClientId client, uid_t uid,
+                                                      wire::MigrateRequest request) {
+  auto found = co_await find_task(request.pid());
+  if (!found)
+    co_return fail(ErrorCode::kNotFound, std::format("no process {} in the cluster", request.pid()),
+                   "see `gestalt ps`");
+  auto plan = plan_migration(*found, uid, request);
+  if (!plan) co_return std::unexpected(std::move(plan).error());
+  if (request.dry_run()) co_return co_await preflight(std::move(*plan));
+  auto asked = Clock::now();
+  GESTALT_CO_ASSIGN(bool waited, co_await pages_first(*plan));
+  if (waited) {  // all may be different by now
+    plan = plan_migration(*found, uid, request);
+    if (!plan) co_return std::unexpected(std::move(plan).error());
+    double left = plan->options.timeout_seconds() - seconds_between(asked, Clock::now());
+    plan->options.set_timeout_seconds(std::max(left, kLeastTimeoutSeconds));
+  }
+  co_return co_await migrate_now(client, std::move(*plan));
+}
+
+Awaitable<Result<wire::MigrateReply>> Leader::migrate_now(ClientId client,
+                                                          MigrationArbiter::Plan plan) {
+  auto patience = seconds(plan.options.timeout_seconds() + kReplySlackSeconds);
+  ArbiterActions actions;
+  auto begun = arbiter_.begin(std::move(plan), Clock::now(), actions);
+  if (!begun) co_return std::unexpected(std::move(begun).error());
+  auto id = *begun;
+  auto answer = std::make_shared<Promise<ArbiterAction>>(context_.get_executor());
+  waiting_[id] = {answer, client};
+  perform(actions);
+  // Pages may follow for as long as they need.
+  auto paging = [this, id] {
+    const Migration* migration = arbiter_.find(id);
+    return migration != nullptr && migration->serving;
+  };
+  auto reply = co_await answer->wait(patience);
+  while (!reply && paging()) reply = co_await answer->wait(patience);
+  waiting_.erase(id);
+  if (!reply)
+    co_return fail(ErrorCode::kTimeout, std::format("migration {} is not resolved yet", id),
+                   std::format("see `gestalt migrations {}`", id));
+  if (reply->error) co_return std::unexpected(*reply->error);
+  wire::MigrateReply out;
+  *out.mutable_stats() = reply->stats;
+  co_return out;
+}
+
+// A job moves with all its pages: those that still are where it came from are fetched
+// before it moves again. True: there were some.
+Awaitable<Result<bool>> Leader::pages_first(const MigrationArbiter::Plan& plan) {
+  auto timeout = seconds(plan.options.timeout_seconds());
+  auto pid = plan.pid;
+  ArbiterActions actions;
+  auto id = arbiter_.hurry(plan.job_id, actions);
+  if (!id) co_return false;
+  auto over = std::make_shared<Promise<ArbiterAction>>(context_.get_executor());
+  auto place = settling_.emplace(*id, over);
+  perform(actions);
+  auto ended = co_await over->wait(timeout);
+  settling_.erase(place);
+  if (!ended)
+    co_return fail(
+        ErrorCode::kTimeout,
+        std::format("pages of process {} are still where it came from (migration {})", pid, *id),
+        "try again later, or give it more time");
+  if (ended->error) co_return std::unexpected(*ended->error);
+  co_return true;
+}
+
+Awaitable<Result<wire::MigrateReply>> Leader::preflight(MigrationArbiter::Plan plan) {
+  wire::Message question;
+  question.mutable_preflight_request()->set_job_id(plan.job_id);
+  *question.mutable_preflight_request()->mutable_options() = plan.options;
+  auto answer = co_await ask(plan.source, std::move(question), kPreflightTimeout);
+  if (!answer) co_return std::unexpected(std::move(answer).error());
+  if (!answer->has_preflight_report())
+    co_return fail(ErrorCode::kProtocol, std::format("{} gave a strange answer", plan.source));
+  wire::MigrateReply out;
+  wire::PreflightReport& report = *out.mutable_preflight();
+  report = std::move(*answer->mutable_preflight_report());
+  report.set_mode(plan.options.mode());
+  report.set_source(plan.source);
+  report.set_destination(plan.destination);
+  co_return out;
+}
+
+Result<wire::MigrationListReply> Leader::list_migrations(uid_t uid, std::uint64_t migration_id) {
+  wire::MigrationListReply reply;
+  for (auto& each : arbiter_.listing()) {
+    if (migration_id != 0 && each.stats.migration_id() != migration_id) continue;
+    if (!may_manage(uid, each.uid)) {
+      if (migration_id == 0) continue;
+      return fail(ErrorCode::kPermission, std::format("migration {} is not yours", migration_id));
+    }
+    auto& command = *each.stats.mutable_command();
+    if (command.size() > kMaxListedCommandBytes) command.resize(kMaxListedCommandBytes);
+    *reply.add_migrations() = std::move(each.stats);
+  }
+  if (migration_id != 0 && reply.migrations().empty())
+    return fail(ErrorCode::kNotFound, std::format("the leader knows no migration {}", migration_id),
+                "see `gestalt migrations`; older ones, and those before its start, are forgotten");
+  return reply;
+}
+
+}  // namespace gestalt
