@@ -12,9 +12,6 @@
 
 namespace gestalt {
 
-// Nothing of a process lies at or above this address (five-level paging).
-inline constexpr std::uint64_t kUserAddressLimit = 1ULL << 56;
-
 struct MemoryArea {
   std::uint64_t start = 0;
   std::uint64_t end = 0;
