@@ -12,6 +12,7 @@ namespace {
 constexpr std::uint32_t kPagemapMagic = 0x56084025;  // PAGEMAP_MAGIC
 constexpr std::uint64_t kFlagParent = 1;             // PE_PARENT
 constexpr std::uint64_t kFlagLazy = 2;               // PE_LAZY
+constexpr std::uint64_t kFlagPresent = 4;            // PE_PRESENT
 
 struct PagemapEntry {
   std::uint64_t address = 0;
@@ -64,9 +65,18 @@ Result<PageSet> parse_dumped_pages(const std::string& content) {
   GESTALT_ASSIGN(auto entries, parse_entries(content));
   PageSet dumped;
   for (const auto& entry : entries)
-    if ((entry.flags & (kFlagLazy | kFlagParent)) == 0 && !entry.in_parent)
+    if ((entry.flags & kFlagPresent) != 0)
       dumped.add(entry.address, entry.address + entry.pages * kPageBytes);
   return dumped;
+}
+
+Result<PageSet> parse_eager_pages(const std::string& content) {
+  GESTALT_ASSIGN(auto entries, parse_entries(content));
+  PageSet eager;
+  for (const auto& entry : entries)
+    if ((entry.flags & (kFlagLazy | kFlagParent)) == 0 && !entry.in_parent)
+      eager.add(entry.address, entry.address + entry.pages * kPageBytes);
+  return eager;
 }
 
 Result<std::map<std::uint32_t, PageRanges>> read_lazy_pages(const std::string& directory) {

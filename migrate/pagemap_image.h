@@ -16,8 +16,11 @@ namespace gestalt {
 // The lazy pages of one pagemap image's content; anything odd is kProtocol.
 [[nodiscard]] Result<PageRanges> parse_lazy_pages(const std::string& content);
 
-// Those whose content is in the pages image beside it.
+// Those whose content is in the pages image beside it. A page may be both: then a lazy
+// restore leaves it to us all the same.
 [[nodiscard]] Result<PageSet> parse_dumped_pages(const std::string& content);
+// Those that a lazy restore takes from there.
+[[nodiscard]] Result<PageSet> parse_eager_pages(const std::string& content);
 
 // The lazy pages of all pagemap-PID.img in a directory, by pid.
 [[nodiscard]] Result<std::map<std::uint32_t, PageRanges>> read_lazy_pages(

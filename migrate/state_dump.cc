@@ -26,13 +26,13 @@ Result<PageSet> missing_pages_of(const std::string& directory, std::uint32_t pid
   GESTALT_ASSIGN(auto areas, parse_lazy_areas(mm));
   GESTALT_ASSIGN(auto content,
                  read_file(std::format("{}/pagemap-{}.img", directory, pid), kMaxImageBytes));
-  GESTALT_ASSIGN(auto dumped, parse_dumped_pages(content));
+  GESTALT_ASSIGN(auto eager, parse_eager_pages(content));
   GESTALT_ASSIGN(auto pagemap, Pagemap::open(static_cast<pid_t>(pid)));
   PageSet pages;
   for (const auto& area : areas)
     GESTALT_TRY(
         pagemap.scan(area.start, area.end, PageQuery::kPresentNotZero, PageProtect::kNo, pages));
-  pages.remove(dumped);
+  pages.remove(eager);
   return pages;
 }
 

@@ -5,8 +5,8 @@
 // libgestalt-state-dump.so, preloaded into CRIU, answers "none" for the mappings that a
 // lazy restore will give us by userfaultfd; everything else (file-backed pages that were
 // written, locked and huge pages, vdso) CRIU dumps as ever. The engine carries the rest.
-// Whatever CRIU did dump is in its pagemap images, and is left to it: a preload that
-// does not work costs time, never a page.
+// What a lazy restore takes from CRIU's images is left to it, all else is ours, dumped or
+// not: a preload that does not work costs time, never a page.
 //
 // CRIU also reads /proc/PID/smaps, for which the kernel counts every page (5 to 7 ms for a
 // GiB), with the process frozen. So the engine may store smaps before the freeze; the
@@ -39,9 +39,9 @@ inline constexpr char kStateDumpFile[] = "/run/gestalt/state-dump";
 // The kept answer; kLazy as long as there is none.
 [[nodiscard]] StateDump known_state_dump();
 
-// By pid, the present (or swapped) pages of frozen processes that CRIU did not write into
-// its images in `directory` and that its lazy restore will leave to us. Zeros that were
-// only read may be missing. Serves both kinds of dump.
+// By pid, the present (or swapped) pages of frozen processes that a lazy restore from the
+// images in `directory` will leave to us. Zeros that were only read may be missing. Serves
+// both kinds of dump. A page that is not in it, and was sent before, must be dropped.
 [[nodiscard]] Result<std::map<std::uint32_t, PageSet>> read_missing_pages(
     const std::string& directory);
 

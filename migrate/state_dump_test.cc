@@ -87,17 +87,24 @@ TEST(MmImage, RefusesDamage) {
   EXPECT_FALSE(parse_lazy_areas(pagemap_image("")));
 }
 
-TEST(PagemapImage, KnowsWhatWasDumped) {
-  auto dumped = parse_dumped_pages(
+TEST(PagemapImage, KnowsWhatWasDumpedAndWhatIsEager) {
+  std::string image =
       pagemap_image(message(field(1, 0x1000) + field(2, 1) + field(4, 2 | 4)) +
                     message(field(1, 0x3000) + field(2, 2) + field(4, 4)) +
                     message(field(1, 0x6000) + field(2, 1) + field(3, 1)) +
                     message(field(1, 0x8000) + field(2, 1) + field(4, 1)) +
-                    message(field(1, 0xa000) + field(2, 0) + field(4, 4) + field(5, 3))));
+                    message(field(1, 0xa000) + field(2, 0) + field(4, 4) + field(5, 3)) +
+                    message(field(1, 0x10000) + field(2, 1) + field(4, 2)));
+  auto eager = parse_eager_pages(image);
+  ASSERT_TRUE(eager) << eager.error().text();
+  EXPECT_EQ(eager->pages(), 5U);
+  EXPECT_TRUE(eager->contains(0x3000, 0x5000));
+  EXPECT_TRUE(eager->contains(0xa000, 0xd000));
+  auto dumped = parse_dumped_pages(image);
   ASSERT_TRUE(dumped) << dumped.error().text();
-  EXPECT_EQ(dumped->pages(), 5U);
-  EXPECT_TRUE(dumped->contains(0x3000, 0x5000));
-  EXPECT_TRUE(dumped->contains(0xa000, 0xd000));
+  EXPECT_EQ(dumped->pages(), 6U);
+  EXPECT_TRUE(dumped->contains(0x1000));
+  EXPECT_FALSE(dumped->contains(0x10000));
 }
 
 TEST(CriuImage, NumbersOfNames) {

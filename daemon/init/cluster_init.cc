@@ -35,6 +35,7 @@ Result<void> ClusterInit::start(const std::string& socket_path) {
   SpawnOptions probe;
   probe.argv = {paths::kInitProgram, "--probe"};
   probe.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  probe.descriptors = {{2, 2}};  // its log
   if (auto probed = spawn(probe); !probed)
     log::warning("cannot find out what CRIU can do", log::field("error", probed.error().text()));
   log::info("cluster pid namespace ready");
