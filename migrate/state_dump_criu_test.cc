@@ -21,6 +21,7 @@
 #include "migrate/pagemap_image.h"
 #include "migrate/pagemap_scan.h"
 #include "migrate/state_dump.h"
+#include "migrate/uffd_wp_tracker.h"
 
 namespace gestalt {
 namespace {
@@ -246,6 +247,23 @@ TEST_F(StateDumpCriuTest, StoredSmapsOfOtherAreasAreNot) {
   ASSERT_TRUE(done) << done.error().text();
   EXPECT_FALSE(std::filesystem::exists(smaps_file()));
   EXPECT_TRUE(smaps_unchanged({child_}, directory_ + "/smaps").value());
+  expect_complete_dump(80 * kMiB, false);
+}
+
+TEST_F(StateDumpCriuTest, AProcessThatIsTracked) {
+  start_child(80 * kMiB, 1000, false);
+  UffdWpTracker tracker;
+  auto all = tracker.harvest(child_);
+  ASSERT_TRUE(all) << all.error().text();
+  EXPECT_TRUE(all->contains(board_->plain, board_->plain + 80 * kMiB));
+  auto done = dump(true, true);
+  ASSERT_TRUE(done) << done.error().text();
+  EXPECT_TRUE(std::filesystem::exists(smaps_file()));
+  EXPECT_TRUE(smaps_unchanged({child_}, directory_ + "/smaps").value());
+  // CRIU's own code ran in the process, but wrote little.
+  auto dirty = tracker.harvest_frozen(child_);
+  ASSERT_TRUE(dirty) << dirty.error().text();
+  EXPECT_LT(dirty->pages(), 64U);
   expect_complete_dump(80 * kMiB, false);
 }
 

@@ -15,6 +15,8 @@ namespace {
 // kGone for a process that has ended, also if its parent has not yet asked.
 Result<std::uint64_t> start_of(pid_t pid) {
   GESTALT_ASSIGN(auto stat, read_stat("/proc", pid));
+  if (stat.state == 'Z' && stat.threads > 1)
+    return fail(ErrorCode::kBlocked, std::format("the main thread of process {} has ended", pid));
   if (stat.state == 'Z' || stat.state == 'X')
     return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
   return stat.start_ticks;
@@ -44,7 +46,16 @@ Result<UffdWpTracker::Tracked*> UffdWpTracker::follow(pid_t pid) {
   if (found != tracked_.end()) return &found->second;
   Tracked tracked;
   tracked.start_ticks = *start;
-  GESTALT_ASSIGN(tracked.userfaultfd, open_userfaultfd_of(pid));
+  auto userfaultfd = open_userfaultfd_of(pid);
+  if (!userfaultfd) {
+    // The thread that was stopped may have gone alone, or by another thread's exec.
+    auto now = start_of(pid);
+    if (userfaultfd.error().code == ErrorCode::kGone && now && *now == *start)
+      userfaultfd.error() = {ErrorCode::kBusy, std::format("process {} is changing", pid),
+                             "try again later"};
+    return std::unexpected(std::move(userfaultfd).error());
+  }
+  tracked.userfaultfd = std::move(*userfaultfd);
   GESTALT_TRY(negotiate(tracked.userfaultfd.get()));
   return &tracked_.insert_or_assign(pid, std::move(tracked)).first->second;
 }

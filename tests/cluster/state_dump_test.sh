@@ -1,7 +1,7 @@
 #!/bin/bash
-# Dumps without anonymous memory by the node's own CRIU, and the dirty tracker's cases
-# that need control groups. The cases are in migrate/state_dump_criu_test.cc and
-# migrate/dirty_tracker_test.cc.
+# Dumps without anonymous memory by the node's own CRIU, and the dirty tracker's case
+# that needs control groups. The cases are in migrate/state_dump_criu_test.cc and
+# migrate/injector_test.cc.
 # timeout: 180
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -23,7 +23,7 @@ test_the_probe_finds_state_only_dumps() {
 
 test_state_only_dumps() { run_unit_test state_dump_criu_test '*'; }
 
-test_a_frozen_process_is_not_tracked() { run_unit_test dirty_tracker_test '*Frozen*'; }
+test_a_frozen_process_is_not_tracked() { run_unit_test injector_test '*Frozen*'; }
 
 cluster_up 1
 run_tests "$@"
