@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/ptrace.h>
+#include <sys/rseq.h>
 #include <sys/syscall.h>
 
 #include <atomic>
@@ -225,6 +226,51 @@ TEST_F(InjectorTest, AProcessOfSomebodyElse) {
   EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + kMiB), 256U);
   victim.step();
   EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + kMiB), 1U);
+}
+
+// Spins in a restartable sequence, which sees its own registration as long as it runs. True if
+// it went on without: the kernel had forgotten it, and nobody had aborted it.
+bool sequence_loses_its_registration() {
+  char* registration = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset + 8;
+  bool lost = false;
+  asm volatile(
+      ".pushsection .data.rseq_test, \"aw\"\n .balign 32\n"
+      "7: .long 0, 0\n .quad 1f, 4f - 1f, 5f\n .popsection\n"
+      "leaq 7b(%%rip), %%rax\n movq %%rax, (%[registration])\n"
+      "1: movl $100000, %%ecx\n"
+      "2: cmpq $0, (%[registration])\n je 6f\n decl %%ecx\n jnz 2b\n"
+      "4: jmp 8f\n"
+      ".long 0x53053053\n"  // must stand before an abort handler
+      "5: jmp 8f\n"
+      "6: movb $1, %[lost]\n"
+      "8: movq $0, (%[registration])\n"
+      : [lost] "+m"(lost)
+      : [registration] "r"(registration)
+      : "rax", "rcx", "cc", "memory");
+  return lost;
+}
+
+TEST_F(InjectorTest, RestartableSequencesAreAborted) {
+  if (__rseq_size == 0) GTEST_SKIP() << "the C library has no restartable sequences here";
+  Victim victim([](const auto& side) {
+    std::atomic<bool> stop = false;
+    std::uint64_t lost = 0;
+    side.tell(1);
+    std::thread waiter([&] {
+      side.wait();
+      stop = true;
+    });
+    while (!stop) lost += sequence_loses_its_registration() ? 1 : 0;
+    waiter.join();
+    side.tell(lost);
+    side.wait();
+  });
+  victim.next();
+  for (int i = 0; i < 200; ++i) {
+    UffdWpTracker fresh;
+    ASSERT_TRUE(fresh.harvest(victim.pid()));
+  }
+  EXPECT_EQ(victim.step(), 0U);
 }
 
 TEST_F(InjectorTest, AProcessWithThreads) {
