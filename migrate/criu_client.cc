@@ -10,6 +10,8 @@
 #include <csignal>
 #include <sstream>
 
+#include "migrate/state_dump.h"
+
 namespace gestalt {
 namespace {
 
@@ -109,6 +111,15 @@ Result<CriuClient> CriuClient::start(const CriuStart& options) {
   if (options.target != 0 && !may_read_foreign_limits()) {
     GESTALT_ASSIGN(ids, real_ids(options.target));
     if (ids.uid != 0) GESTALT_TRY(probe_kernel_once());
+  }
+  bool preload = options.state_only && ::access(kStateDumpLibrary, R_OK) == 0;
+  if (preload) {
+    auto& environment = spawn_options.environment;
+    environment.push_back(std::format("LD_PRELOAD={}", kStateDumpLibrary));
+    environment.push_back(std::format("GESTALT_REAL_IDS={}:{}", ids.uid, ids.gid));
+    if (!options.smaps_directory.empty())
+      environment.push_back("GESTALT_SMAPS=" + options.smaps_directory);
+    ids = {};  // the library takes them: a program with such ids is not preloaded
   }
   auto take_ids = [&ids]() -> int {
     // Effectively still root, with all its capabilities.

@@ -22,6 +22,10 @@ struct CriuStart {
   // The process to be dumped. Reading the resource limits of somebody else's takes
   // CAP_SYS_RESOURCE, or the same real ids: where root lacks the one, CRIU gets the other.
   pid_t target = 0;
+  // For dumps without anonymous memory (migrate/state_dump.h). Of no effect where the library is
+  // not installed.
+  bool state_only = false;
+  std::string smaps_directory;  // of snapshot_smaps(), by the time of the dump; may be empty
 };
 
 // The number under which a started CRIU has its end of the RPC socket.

@@ -32,9 +32,12 @@ Result<void> ClusterInit::start(const std::string& socket_path) {
   GESTALT_ASSIGN(listener_, listen_unix(socket_path, 0600));
   loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_agent(); });
   keep_slice();
-  if (auto probed = spawn(criu_check()); !probed)
-    log::warning("cannot run CRIU: nothing will migrate",
-                 log::field("error", probed.error().text()));
+  SpawnOptions probe;
+  probe.argv = {paths::kInitProgram, "--probe"};
+  probe.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  probe.descriptors = {{2, 2}};  // its log
+  if (auto probed = spawn(probe); !probed)
+    log::warning("cannot find out what CRIU can do", log::field("error", probed.error().text()));
   log::info("cluster pid namespace ready");
   return {};
 }

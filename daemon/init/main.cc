@@ -16,9 +16,12 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "common/child.h"
 #include "common/log.h"
 #include "common/paths.h"
 #include "daemon/init/cluster_init.h"
+#include "migrate/criu_client.h"
+#include "migrate/state_dump.h"
 
 namespace gestalt {
 namespace {
@@ -81,6 +84,21 @@ int detach_and_run(const std::string& socket_path) {
   return run_as_init(socket_path);
 }
 
+// Once a boot, in a process of its own: what CRIU finds out and leaves for later runs, then
+// what only a dump shows.
+int probe() {
+  auto check = spawn(criu_check());
+  Result<int> checked;
+  if (check) checked = wait_child(*check, deadline_in(std::chrono::seconds(20)));
+  if (!check || !checked) {
+    log::warning("cannot run CRIU: nothing will migrate",
+                 log::field("error", (check ? checked.error() : check.error()).text()));
+    return 0;
+  }
+  log::info("dumps", log::field("kind", name_of(probe_state_dump())));
+  return 0;
+}
+
 }  // namespace
 }  // namespace gestalt
 
@@ -89,9 +107,12 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--socket") == 0 && i + 1 < argc) {
       socket_path = argv[++i];
+    } else if (std::strcmp(argv[i], "--probe") == 0) {
+      gestalt::log::initialise("gestalt-init");
+      return gestalt::probe();
     } else {
       std::fputs(
-          "Usage: gestalt-init [--socket PATH]\n"
+          "Usage: gestalt-init [--socket PATH | --probe]\n"
           "Makes this node's cluster pid namespace and stays as its pid 1. Started by\n"
           "gestaltd; not meant to be run by hand.\n",
           stderr);

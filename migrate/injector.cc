@@ -1,0 +1,410 @@
+#include "migrate/injector.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <optional>
+#include <sstream>
+
+#include "common/proc.h"
+#include "migrate/memory_map.h"
+
+namespace gestalt {
+namespace {
+
+constexpr auto kStopTimeout = milliseconds(300);
+constexpr auto kCallTimeout = milliseconds(300);
+constexpr auto kRecoverTimeout = std::chrono::seconds(5);
+constexpr std::size_t kStackBytes = 512U << 10;
+constexpr std::uint64_t kCode64 = 0x33;  // the code segment of 64-bit programs
+// From the kernel's include/linux/errno.h; a stopped thread shows them.
+constexpr std::int64_t kFirstRestart = -516;  // ERESTART_RESTARTBLOCK
+constexpr std::int64_t kLastRestart = -512;   // ERESTARTSYS
+
+struct Apart {
+  const std::function<Result<void>()>* work;
+  Result<void> result;
+};
+
+int run_work(void* argument) {
+  auto& apart = *static_cast<Apart*>(argument);
+  apart.result = (*apart.work)();
+  return 0;
+}
+
+struct ThreadStatus {
+  char state = '?';
+  pid_t tracer = 0;
+  bool has_seccomp_filter = false;
+  std::uint64_t pending = 0;  // its own and the process's, whatever is blocked
+  std::uint64_t blocked = 0;
+};
+
+Result<ThreadStatus> read_thread_status(pid_t pid, pid_t thread) {
+  auto text = read_file(std::format("/proc/{}/task/{}/status", pid, thread));
+  if (!text) return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+  ThreadStatus out;
+  std::istringstream lines(*text);
+  auto signals = [&lines] {
+    std::uint64_t mask = 0;
+    lines >> std::hex >> mask >> std::dec;
+    return mask;
+  };
+  for (std::string key; lines >> key; lines.ignore(1 << 20, '\n')) {
+    if (key == "State:") lines >> out.state;
+    if (key == "TracerPid:") lines >> out.tracer;
+    if (key == "SigPnd:" || key == "ShdPnd:") out.pending |= signals();
+    if (key == "SigBlk:") out.blocked = signals();
+    int mode = 0;
+    if (key == "Seccomp:" && lines >> mode) out.has_seccomp_filter = mode != 0;
+  }
+  return out;
+}
+
+// Those first that will stop at once. A job-control stop (T) is as good as sleep.
+Result<std::vector<pid_t>> threads_to_try(pid_t pid) {
+  auto threads = list_pids(std::format("/proc/{}/task", pid));
+  if (!threads) return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+  std::vector<std::pair<int, pid_t>> ranked;
+  for (pid_t thread : *threads) {
+    auto status = read_thread_status(pid, thread);
+    if (!status) continue;
+    if (status->tracer != 0)
+      return fail(ErrorCode::kBlocked,
+                  std::format("process {} is being traced by process {}", pid, status->tracer),
+                  "detach the debugger");
+    if (status->state == 'Z' || status->state == 'X') continue;
+    ranked.emplace_back(status->state == 'D' ? 1 : 0, thread);
+  }
+  if (ranked.empty()) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+  std::ranges::sort(ranked);
+  std::vector<pid_t> out;
+  for (auto [rank, thread] : ranked) out.push_back(thread);
+  if (out.size() > 3) out.resize(3);
+  return out;
+}
+
+std::optional<std::uint64_t> find_syscall_in(pid_t pid, const MemoryArea& area) {
+  constexpr std::uint64_t kMostBytes = 4U << 20;
+  std::vector<unsigned char> code(std::min(area.end - area.start, kMostBytes));
+  iovec local{code.data(), code.size()};
+  iovec remote{reinterpret_cast<void*>(area.start), code.size()};
+  ssize_t count = ::process_vm_readv(pid, &local, 1, &remote, 1, 0);
+  for (ssize_t i = 0; i + 1 < count; ++i) {
+    auto at = static_cast<std::size_t>(i);
+    if (code[at] == 0x0f && code[at + 1] == 0x05) return area.start + at;
+  }
+  return std::nullopt;
+}
+
+// The vdso has a `syscall` for where its quick ways fail; without a vdso, some code has.
+Result<std::uint64_t> find_syscall(pid_t pid) {
+  GESTALT_ASSIGN(auto areas, read_memory_map(pid));
+  std::ranges::stable_partition(areas, [](const auto& area) { return area.name == "[vdso]"; });
+  for (const auto& area : areas) {
+    if (!area.is_executable() || area.name == "[vsyscall]") continue;
+    if (auto found = find_syscall_in(pid, area)) return *found;
+  }
+  if (areas.empty()) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+  return fail(ErrorCode::kBlocked, std::format("process {} has no system call instruction", pid));
+}
+
+// These return EINTR after any stop, also where no signal handler ran: signal(7).
+bool returns_eintr_after_stop(std::uint64_t number) {
+  switch (number) {
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+    case SYS_epoll_pwait2:
+    case SYS_semop:
+    case SYS_semtimedop:
+    case SYS_rt_sigtimedwait:
+    case SYS_io_getevents:
+    case SYS_io_pgetevents:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::uint64_t bit_of(int signal) { return 1ULL << (signal - 1); }
+
+// Left unblocked: a fault that our system call raised would, if blocked, reset the process's
+// own disposition of the signal.
+std::uint64_t fault_signals() {
+  return bit_of(SIGSEGV) | bit_of(SIGBUS) | bit_of(SIGILL) | bit_of(SIGFPE) | bit_of(SIGTRAP) |
+         bit_of(SIGSYS);
+}
+
+struct RestartableSequence {  // struct rseq_cs of linux/rseq.h, without its alignment
+  std::uint32_t version, flags;
+  std::uint64_t start, length, abort;
+};
+
+Result<void> read_words(pid_t pid, std::uint64_t address, void* into, std::size_t bytes) {
+  iovec local{into, bytes};
+  iovec remote{reinterpret_cast<void*>(address), bytes};
+  if (::process_vm_readv(pid, &local, 1, &remote, 1, 0) != static_cast<ssize_t>(bytes))
+    return fail_errno(errno, std::format("read the memory of process {}", pid));
+  return {};
+}
+
+// Where to go on. The kernel forgets about a restartable sequence of which the thread was moved
+// out; then only its abort handler is right.
+std::uint64_t instruction_after_sequence(pid_t thread, std::uint64_t instruction) {
+  __ptrace_rseq_configuration configuration{};
+  long size = ::ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread, sizeof configuration, &configuration);
+  if (size != sizeof configuration || configuration.rseq_abi_pointer == 0) return instruction;
+  std::uint64_t pointer = 0;
+  RestartableSequence sequence{};
+  if (!read_words(thread, configuration.rseq_abi_pointer + 8, &pointer, sizeof pointer) ||
+      pointer == 0 || !read_words(thread, pointer, &sequence, sizeof sequence))
+    return instruction;
+  return instruction - sequence.start < sequence.length ? sequence.abort : instruction;
+}
+
+}  // namespace
+
+Result<void> run_apart(const std::function<Result<void>()>& work) {
+  void* stack = ::mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (stack == MAP_FAILED) return fail_errno(errno, "make a stack");
+  Apart apart{&work, fail(ErrorCode::kInternal, "a helper task crashed")};
+  // This process's signal handlers would run in it too. Without an exit signal, wait(2) for any
+  // child passes it over.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  (void)::pthread_sigmask(SIG_BLOCK, &all, &before);
+  int pid = ::clone(run_work, static_cast<char*>(stack) + kStackBytes,
+                    CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_FS, &apart);
+  int error_number = errno;
+  if (pid > 0)
+    while (::waitpid(pid, nullptr, __WALL) < 0 && errno == EINTR) {
+    }
+  (void)::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  (void)::munmap(stack, kStackBytes);
+  if (pid < 0) return fail_errno(error_number, "start a helper task");
+  return std::move(apart.result);
+}
+
+Injector::Injector(Injector&& other) noexcept
+    : pid_(other.pid_),
+      thread_(other.thread_),
+      attached_(std::exchange(other.attached_, false)),
+      has_state_(std::exchange(other.has_state_, false)),
+      instruction_(other.instruction_),
+      saved_(other.saved_),
+      mask_(other.mask_),
+      kept_(std::move(other.kept_)) {}
+
+Result<void> Injector::trace(__ptrace_request request, std::uint64_t address, void* data) {
+  if (::ptrace(request, thread_, address, data) == 0) return {};
+  if (errno == ESRCH) return fail(ErrorCode::kGone, std::format("process {} has ended", pid_));
+  return fail_errno(errno, std::format("trace process {}", pid_));
+}
+
+Result<Injector> Injector::attach(pid_t pid) {
+  GESTALT_ASSIGN(auto threads, threads_to_try(pid));
+  GESTALT_ASSIGN(auto instruction, find_syscall(pid));
+  Error why;
+  for (pid_t thread : threads) {
+    auto injector = attach_thread(pid, thread);
+    if (injector) {
+      injector->instruction_ = instruction;
+      return injector;
+    }
+    why = std::move(injector).error();
+    if (why.code != ErrorCode::kBusy && why.code != ErrorCode::kGone) break;
+  }
+  return std::unexpected(std::move(why));
+}
+
+Result<Injector> Injector::attach_thread(pid_t pid, pid_t thread) {
+  GESTALT_ASSIGN(auto status, read_thread_status(pid, thread));
+  Injector injector(pid, thread);
+  long options = PTRACE_O_TRACESYSGOOD;
+  if (status.has_seccomp_filter) options |= PTRACE_O_SUSPEND_SECCOMP;
+  if (::ptrace(PTRACE_SEIZE, thread, nullptr, options) != 0) {
+    if (errno == ESRCH) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+    return fail(ErrorCode::kBlocked, std::format("process {} cannot be traced", pid));
+  }
+  // Should this fail, the thread is let go of at the end of run_apart().
+  GESTALT_TRY(injector.stop());
+  GESTALT_TRY(injector.take_state());
+  return injector;
+}
+
+// kTimeout: no stop yet. The wait status otherwise.
+Result<int> Injector::wait_stop(Deadline deadline) {
+  sigset_t child;
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  while (true) {
+    int status = 0;
+    pid_t got = ::waitpid(thread_, &status, __WALL | WNOHANG);
+    if (got == thread_ && WIFSTOPPED(status)) return status;
+    if (got != 0) {
+      attached_ = has_state_ = false;
+      return fail(ErrorCode::kGone, std::format("process {} has ended", pid_));
+    }
+    if (Clock::now() >= deadline) return fail(ErrorCode::kTimeout, "no stop");
+    // It comes with each stop, unless this process ignores it.
+    timespec moment{0, 500'000};
+    (void)::sigtimedwait(&child, nullptr, &moment);
+  }
+}
+
+Result<void> Injector::stop() {
+  GESTALT_TRY(trace(PTRACE_INTERRUPT, 0, nullptr));
+  Deadline deadline = deadline_in(kStopTimeout);
+  while (true) {
+    auto status = wait_stop(deadline);
+    if (!status && status.error().code == ErrorCode::kTimeout)
+      return fail(ErrorCode::kBusy, std::format("process {} cannot be stopped now", pid_),
+                  "try again later");
+    if (!status) return std::unexpected(std::move(status).error());
+    if (*status >> 16 == PTRACE_EVENT_STOP) break;
+    // A signal was on its way in: it goes where it was going, and our stop comes next.
+    GESTALT_TRY(trace(PTRACE_CONT, 0, reinterpret_cast<void*>(WSTOPSIG(*status))));
+  }
+  attached_ = true;
+  return {};
+}
+
+Result<void> Injector::take_state() {
+  GESTALT_TRY(trace(PTRACE_GETREGS, 0, &saved_));
+  GESTALT_TRY(trace(PTRACE_GETSIGMASK, sizeof mask_, &mask_));
+  if (saved_.cs != kCode64)
+    return fail(ErrorCode::kBlocked, std::format("process {} is a 32-bit program", pid_));
+  GESTALT_TRY(make_resumable());
+  has_state_ = true;
+  std::uint64_t mask = ~fault_signals();
+  return trace(PTRACE_SETSIGMASK, sizeof mask, &mask);
+}
+
+// What the kernel would not do by itself for a thread that was stopped and moved.
+Result<void> Injector::make_resumable() {
+  auto result = static_cast<std::int64_t>(saved_.rax);
+  bool in_syscall = static_cast<std::int64_t>(saved_.orig_rax) >= 0;
+  if (!in_syscall) {
+    saved_.rip = instruction_after_sequence(thread_, saved_.rip);
+    return {};
+  }
+  if (result >= kFirstRestart && result <= kLastRestart) return {};  // the kernel does it
+  if (result != -EINTR || !returns_eintr_after_stop(saved_.orig_rax)) return {};
+  GESTALT_ASSIGN(auto status, read_thread_status(pid_, thread_));
+  // With a signal on its way, EINTR may be the program's due.
+  if ((status.pending & ~status.blocked) != 0) return {};
+  saved_.rax = saved_.orig_rax;
+  saved_.rip -= 2;
+  saved_.orig_rax = ~0ULL;
+  return {};
+}
+
+Result<void> Injector::keep_signal(int signal) {
+  siginfo_t info{};
+  GESTALT_TRY(trace(PTRACE_GETSIGINFO, 0, &info));
+  // Raised by the kernel for what our call did: not the program's business.
+  if (signal != SIGSTOP && info.si_code > 0)
+    return fail(
+        ErrorCode::kBlocked,
+        std::format("process {} does not let a system call pass (signal {})", pid_, signal));
+  info.si_signo = signal;
+  kept_.push_back(info);
+  return {};
+}
+
+Result<void> Injector::run_to_syscall_stop(Deadline deadline) {
+  while (true) {
+    GESTALT_TRY(trace(PTRACE_SYSCALL, 0, nullptr));
+    GESTALT_ASSIGN(int status, wait_stop(deadline));
+    if (WSTOPSIG(status) == (SIGTRAP | 0x80)) return {};
+    // A job-control stop of the whole process begins or ends: it applies when we have left.
+    if (status >> 16 == PTRACE_EVENT_STOP) continue;
+    GESTALT_TRY(keep_signal(WSTOPSIG(status)));
+  }
+}
+
+Result<std::int64_t> Injector::call(long number, const Arguments& arguments) {
+  if (!attached_) return fail(ErrorCode::kInternal, "a system call in a process that is let go of");
+  user_regs_struct registers = saved_;
+  registers.orig_rax = ~0ULL;  // or the kernel would restart the interrupted one
+  registers.rax = static_cast<std::uint64_t>(number);
+  registers.rip = instruction_;
+  registers.rdi = arguments[0];
+  registers.rsi = arguments[1];
+  registers.rdx = arguments[2];
+  registers.r10 = arguments[3];
+  registers.r8 = arguments[4];
+  registers.r9 = arguments[5];
+  GESTALT_TRY(trace(PTRACE_SETREGS, 0, &registers));
+  Deadline deadline = deadline_in(kCallTimeout);
+  auto ran = run_to_syscall_stop(deadline);
+  if (ran) ran = run_to_syscall_stop(deadline);  // entry, then exit
+  if (!ran && ran.error().code == ErrorCode::kTimeout) {
+    attached_ = false;
+    (void)::ptrace(PTRACE_INTERRUPT, thread_, nullptr, nullptr);
+    attached_ = wait_stop(deadline_in(kRecoverTimeout)).has_value();
+    detach();
+    return fail(ErrorCode::kBusy, std::format("process {} does not run: is it frozen?", pid_),
+                "thaw it, or try again later");
+  }
+  if (!ran) return std::unexpected(std::move(ran).error());
+  GESTALT_TRY(trace(PTRACE_GETREGS, 0, &registers));
+  return static_cast<std::int64_t>(registers.rax);
+}
+
+void Injector::detach() {
+  if (!attached_) return;
+  if (has_state_) {
+    (void)trace(PTRACE_SETREGS, 0, &saved_);
+    (void)trace(PTRACE_SETSIGMASK, sizeof mask_, &mask_);
+  }
+  (void)trace(PTRACE_DETACH, 0, nullptr);
+  attached_ = has_state_ = false;
+  // With its sender and value where the kernel lets us.
+  for (auto& info : kept_)
+    if (info.si_code >= 0 ||
+        ::syscall(SYS_rt_tgsigqueueinfo, pid_, thread_, info.si_signo, &info) != 0)
+      (void)::syscall(SYS_tgkill, pid_, thread_, info.si_signo);
+  kept_.clear();
+}
+
+Result<Fd> open_userfaultfd_of(pid_t pid) {
+  Fd userfaultfd;
+  auto work = [pid, &userfaultfd]() -> Result<void> {
+    Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!process && errno == ESRCH)
+      return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+    if (!process) return fail_errno(errno, std::format("watch process {}", pid));
+    GESTALT_ASSIGN(auto injector, Injector::attach(pid));
+    // User mode only: what an unprivileged program may have. Asynchronous write-protection
+    // needs nobody's answer to faults in the kernel.
+    constexpr std::uint64_t kFlags = O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY;
+    GESTALT_ASSIGN(auto fd, injector.call(SYS_userfaultfd, {kFlags}));
+    if (fd < 0)
+      return fail(ErrorCode::kBlocked,
+                  std::format("process {} gets no userfaultfd (errno {})", pid, -fd));
+    userfaultfd = Fd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
+    int error_number = errno;
+    GESTALT_ASSIGN([[maybe_unused]] auto closed,
+                   injector.call(SYS_close, {static_cast<std::uint64_t>(fd)}));
+    if (!userfaultfd) return fail_errno(error_number, "take a userfaultfd out of a process");
+    return {};
+  };
+  GESTALT_TRY(run_apart(work));
+  return userfaultfd;
+}
+
+}  // namespace gestalt

@@ -1,0 +1,68 @@
+// Running system calls in another process, on one of its threads that is stopped for it by
+// ptrace(2): some tens of microseconds. The thread's registers, signal mask and pending
+// signals are as before when it goes on, and what it waited for is waited for again.
+#pragma once
+
+#include <sys/ptrace.h>
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include <array>
+#include <csignal>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/fd.h"
+#include "common/result.h"
+
+namespace gestalt {
+
+// Runs `work` in a task that shares everything with this process but is another one to
+// wait(2) and ptrace(2): nobody who waits for children here can take its tracees' stops,
+// and whatever it traces is let go of when it ends. This thread waits meanwhile.
+[[nodiscard]] Result<void> run_apart(const std::function<Result<void>()>& work);
+
+// Only within run_apart().
+class Injector {
+ public:
+  // Stops a thread of the process. kGone: it has ended or is ending. kBlocked: it is traced by
+  // somebody else, or is a 32-bit program. kBusy: none of its threads stops in time, which
+  // is so while it waits for a disk or a vfork.
+  [[nodiscard]] static Result<Injector> attach(pid_t pid);
+  Injector(Injector&& other) noexcept;
+  Injector& operator=(Injector&&) = delete;
+  ~Injector() { detach(); }
+
+  // The kernel's result: negative errno values too. kBusy: it did not run in time (the process is
+  // frozen); then the process is let go of.
+  using Arguments = std::array<std::uint64_t, 6>;
+  [[nodiscard]] Result<std::int64_t> call(long number, const Arguments& arguments);
+  void detach();
+
+ private:
+  explicit Injector(pid_t pid, pid_t thread) : pid_(pid), thread_(thread) {}
+  [[nodiscard]] static Result<Injector> attach_thread(pid_t pid, pid_t thread);
+  [[nodiscard]] Result<void> stop();
+  [[nodiscard]] Result<void> take_state();
+  [[nodiscard]] Result<void> make_resumable();
+  [[nodiscard]] Result<int> wait_stop(Deadline deadline);
+  [[nodiscard]] Result<void> run_to_syscall_stop(Deadline deadline);
+  [[nodiscard]] Result<void> keep_signal(int signal);
+  [[nodiscard]] Result<void> trace(__ptrace_request request, std::uint64_t address, void* data);
+
+  pid_t pid_ = 0;
+  pid_t thread_ = 0;
+  bool attached_ = false;   // and stopped
+  bool has_state_ = false;  // saved_ and mask_ are what it had
+  std::uint64_t instruction_ = 0;
+  user_regs_struct saved_{};
+  std::uint64_t mask_ = 0;
+  std::vector<siginfo_t> kept_;  // signals that no mask holds back: sent again afterwards
+};
+
+// A userfaultfd of another process's address space. The process itself does not keep it.
+[[nodiscard]] Result<Fd> open_userfaultfd_of(pid_t pid);
+
+}  // namespace gestalt

@@ -1,0 +1,341 @@
+// What a process notices of being tracked: nothing. Each new tracker stops it once.
+#include "migrate/injector.h"
+
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/ptrace.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <vector>
+
+#include "migrate/test_victim.h"
+
+namespace gestalt {
+namespace {
+
+using InjectorTest = DirtyTrackerTest;
+
+TEST_F(InjectorTest, ATracedProcessIsRefused) {
+  Victim victim([](const auto& side) {
+    side.tell(1);
+    side.wait();
+    side.tell(7);
+    side.wait();
+  });
+  victim.next();
+  ASSERT_EQ(::ptrace(PTRACE_SEIZE, victim.pid(), nullptr, nullptr), 0);
+  auto refused = tracker_->harvest(victim.pid());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kBlocked);
+  EXPECT_EQ(victim.step(), 7U);
+}
+
+TEST_F(InjectorTest, AStoppedProcessStaysStopped) {
+  Victim victim([](const auto& side) {
+    char* memory = map_memory(kMiB);
+    touch(memory, kMiB);
+    side.tell(memory);
+    side.wait();
+    side.tell(5);
+    side.wait();
+  });
+  auto memory = victim.next();
+  ::kill(victim.pid(), SIGSTOP);
+  int status = 0;
+  ASSERT_EQ(::waitpid(victim.pid(), &status, WUNTRACED), victim.pid());
+  EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + kMiB), 256U);
+  EXPECT_TRUE(reaches_state(victim.pid(), 'T'));
+  victim.go();
+  std::this_thread::sleep_for(milliseconds(50));
+  EXPECT_EQ(state_of(victim.pid()), 'T');
+  // Its parent is told of nothing that it did not do itself.
+  EXPECT_EQ(::waitpid(victim.pid(), &status, WUNTRACED | WNOHANG), 0);
+  ::kill(victim.pid(), SIGCONT);
+  EXPECT_EQ(victim.next(), 5U);
+}
+
+volatile sig_atomic_t handled = 0;
+volatile sig_atomic_t faults = 0;
+void count_signal(int signal) {
+  auto& count = signal == SIGSEGV ? faults : handled;
+  count = count + 1;
+}
+
+TEST_F(InjectorTest, SignalsThatArriveMeanwhileAreNotLost) {
+  constexpr int kRounds = 300;
+  Victim victim([](const auto& side) {
+    struct sigaction action{};
+    action.sa_handler = count_signal;
+    sigfillset(&action.sa_mask);
+    for (int signal : {SIGRTMIN, SIGSEGV}) ::sigaction(signal, &action, nullptr);
+    side.tell(1);
+    while (handled < kRounds) {
+    }
+    side.tell(static_cast<std::uint64_t>(handled));
+    side.tell(static_cast<std::uint64_t>(faults));
+    side.wait();
+  });
+  victim.next();
+  std::jthread sender([&] {
+    for (int i = 0; i < kRounds; ++i) {
+      sigval value{};
+      ::sigqueue(victim.pid(), SIGRTMIN, value);
+      if (i % 10 == 0 && i > 0) {
+        ::kill(victim.pid(), SIGSEGV);
+        std::this_thread::sleep_for(milliseconds(3));
+      }
+    }
+  });
+  for (int i = 0; i < 100; ++i) {
+    UffdWpTracker fresh;  // stops the process
+    ASSERT_TRUE(fresh.harvest(victim.pid()));
+  }
+  EXPECT_EQ(victim.next(), std::uint64_t{kRounds});
+  EXPECT_GE(victim.next(), 15U);  // of 29: two that are pending at a time are one
+}
+
+TEST_F(InjectorTest, AJobControlStopThatArrivesMeanwhileIsNotLost) {
+  Victim victim([](const auto& side) {
+    side.tell(1);
+    while (true) ::getppid();
+  });
+  victim.next();
+  for (int i = 0; i < 50; ++i) {
+    std::jthread stopper([&] { ::kill(victim.pid(), SIGSTOP); });
+    UffdWpTracker fresh;
+    ASSERT_TRUE(fresh.harvest(victim.pid()));
+    stopper.join();
+    ASSERT_TRUE(reaches_state(victim.pid(), 'T')) << i;
+    ::kill(victim.pid(), SIGCONT);
+  }
+}
+
+// Blocks in many ways at once, a thread each; 1 when all of them ended as they should.
+struct BlockingCalls {
+  int pipe_ends[2];
+  std::uint32_t word = 0;
+
+  bool in_read() {
+    char byte = 0;
+    return ::read(pipe_ends[0], &byte, 1) == 1;
+  }
+  static bool in_nanosleep() {
+    timespec time{0, 400'000'000};
+    auto began = Clock::now();
+    return ::nanosleep(&time, nullptr) == 0 && Clock::now() - began >= milliseconds(400);
+  }
+  bool in_futex() {
+    timespec time{0, 400'000'000};
+    return ::syscall(SYS_futex, &word, FUTEX_WAIT, 0, &time, nullptr, 0) == -1 &&
+           errno == ETIMEDOUT;
+  }
+  static bool in_poll() { return ::poll(nullptr, 0, 400) == 0; }
+  static bool in_epoll() {
+    int epoll = ::epoll_create1(0);
+    epoll_event event;
+    return ::epoll_wait(epoll, &event, 1, 400) == 0;
+  }
+  static bool in_ppoll() {
+    timespec time{0, 400'000'000};
+    sigset_t set;
+    sigemptyset(&set);
+    return ::ppoll(nullptr, 0, &time, &set) == 0;
+  }
+};
+
+TEST_F(InjectorTest, BlockingCallsGoOn) {
+  using Call = std::function<bool(BlockingCalls&)>;
+  const std::vector<Call> calls = {
+      [](auto& c) { return c.in_read(); },  [](auto& c) { return c.in_nanosleep(); },
+      [](auto& c) { return c.in_futex(); }, [](auto& c) { return c.in_poll(); },
+      [](auto& c) { return c.in_epoll(); }, [](auto& c) { return c.in_ppoll(); }};
+  for (std::size_t i = 0; i < calls.size(); ++i) {
+    Victim victim([&](const auto& side) {
+      BlockingCalls blocking;
+      if (::pipe(blocking.pipe_ends) != 0) ::_exit(7);
+      side.tell(static_cast<std::uint64_t>(blocking.pipe_ends[1]));
+      side.tell(calls[i](blocking) ? 1 : 0);
+      side.wait();
+    });
+    auto write_end = victim.next();
+    ASSERT_TRUE(reaches_state(victim.pid(), 'S'));
+    for (int round = 0; round < 5; ++round) {
+      UffdWpTracker fresh;
+      ASSERT_TRUE(fresh.harvest(victim.pid()));
+      std::this_thread::sleep_for(milliseconds(20));
+    }
+    if (i == 0) {
+      auto end = open_file(std::format("/proc/{}/fd/{}", victim.pid(), write_end), O_WRONLY);
+      ASSERT_TRUE(end);
+      EXPECT_EQ(::write(end->get(), "x", 1), 1);
+    }
+    EXPECT_EQ(victim.next(), 1U) << "call " << i;
+  }
+}
+
+TEST_F(InjectorTest, ASeccompFilteredProcess) {
+  Victim victim([](const auto& side) {
+    char* memory = map_memory(kMiB);
+    touch(memory, kMiB);
+    // Kills at anything but read, write and exit_group.
+    sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_read, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_write, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    sock_fprog program{std::size(filter), filter};
+    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) ::_exit(6);
+    side.tell(memory);
+    side.wait();
+    memory[kPageBytes] = 2;
+    side.tell(1);
+    side.wait();
+  });
+  auto memory = victim.next();
+  EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + kMiB), 256U);
+  victim.step();
+  EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + kMiB), 1U);
+  victim.go();
+  EXPECT_EQ(victim.join(), 0);
+}
+
+TEST_F(InjectorTest, AProcessOfSomebodyElse) {
+  Victim victim([](const auto& side) {
+    if (::setgid(65534) != 0 || ::setuid(65534) != 0) ::_exit(5);
+    char* memory = map_memory(kMiB);
+    touch(memory, kMiB);
+    side.tell(memory);
+    side.wait();
+    memory[kPageBytes] = 2;
+    side.tell(1);
+    side.wait();
+  });
+  auto memory = victim.next();
+  EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + kMiB), 256U);
+  victim.step();
+  EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + kMiB), 1U);
+}
+
+// Spins in a restartable sequence, which sees its own registration as long as it runs. True if
+// it went on without: the kernel had forgotten it, and nobody had aborted it.
+bool sequence_loses_its_registration() {
+  char* registration = static_cast<char*>(__builtin_thread_pointer()) + __rseq_offset + 8;
+  bool lost = false;
+  asm volatile(
+      ".pushsection .data.rseq_test, \"aw\"\n .balign 32\n"
+      "7: .long 0, 0\n .quad 1f, 4f - 1f, 5f\n .popsection\n"
+      "leaq 7b(%%rip), %%rax\n movq %%rax, (%[registration])\n"
+      "1: movl $100000, %%ecx\n"
+      "2: cmpq $0, (%[registration])\n je 6f\n decl %%ecx\n jnz 2b\n"
+      "4: jmp 8f\n"
+      ".long 0x53053053\n"  // must stand before an abort handler
+      "5: jmp 8f\n"
+      "6: movb $1, %[lost]\n"
+      "8: movq $0, (%[registration])\n"
+      : [lost] "+m"(lost)
+      : [registration] "r"(registration)
+      : "rax", "rcx", "cc", "memory");
+  return lost;
+}
+
+TEST_F(InjectorTest, RestartableSequencesAreAborted) {
+  if (__rseq_size == 0) GTEST_SKIP() << "the C library has no restartable sequences here";
+  Victim victim([](const auto& side) {
+    std::atomic<bool> stop = false;
+    std::uint64_t lost = 0;
+    side.tell(1);
+    std::thread waiter([&] {
+      side.wait();
+      stop = true;
+    });
+    while (!stop) lost += sequence_loses_its_registration() ? 1 : 0;
+    waiter.join();
+    side.tell(lost);
+    side.wait();
+  });
+  victim.next();
+  for (int i = 0; i < 200; ++i) {
+    UffdWpTracker fresh;
+    ASSERT_TRUE(fresh.harvest(victim.pid()));
+  }
+  EXPECT_EQ(victim.step(), 0U);
+}
+
+TEST_F(InjectorTest, AProcessWithThreads) {
+  Victim victim([](const auto& side) {
+    std::atomic<bool> stop = false;
+    std::atomic<std::uint64_t> turns = 0;
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 8; ++i)
+      threads.emplace_back([&] {
+        while (!stop) ++turns;
+      });
+    side.tell(1);
+    side.wait();
+    stop = true;
+    for (auto& thread : threads) thread.join();
+    side.tell(turns);
+    side.wait();
+  });
+  victim.next();
+  for (int i = 0; i < 50; ++i) {
+    UffdWpTracker fresh;
+    ASSERT_TRUE(fresh.harvest(victim.pid()));
+  }
+  EXPECT_GT(victim.step(), 0U);
+}
+
+TEST_F(InjectorTest, AFrozenProcessIsBusy) {
+  auto mount = cgroup2_mount();
+  if (!mount || ::access(mount->c_str(), W_OK) != 0) GTEST_SKIP() << "no cgroup2 hierarchy here";
+  auto group = Cgroup::create(std::format("gestalt-test-{}", ::getpid()));
+  if (!group) GTEST_SKIP() << "no control group: " << group.error().text();
+  {
+    Victim victim([](const auto& side) {
+      side.tell(1);
+      side.wait();
+      side.tell(6);
+      side.wait();
+    });
+    victim.next();
+    ASSERT_TRUE(write_control_file(group->path() + "/cgroup.procs", std::to_string(victim.pid())));
+    ASSERT_TRUE(group->freeze(deadline_in(std::chrono::seconds(5))));
+    auto refused = tracker_->harvest(victim.pid());
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::kBusy) << refused.error().text();
+    EXPECT_GT(harvest_frozen(victim.pid()).pages(), 0U);
+    ASSERT_TRUE(group->thaw(deadline_in(std::chrono::seconds(5))));
+    EXPECT_EQ(victim.step(), 6U);
+    harvest(victim.pid());
+  }
+  EXPECT_TRUE(group->wait_empty(deadline_in(std::chrono::seconds(5))));
+  EXPECT_TRUE(group->remove());
+}
+
+TEST(RunApart, GivesTheResultAndLeavesNoChild) {
+  int seen = 0;
+  EXPECT_TRUE(run_apart([&]() -> Result<void> {
+    seen = ::getppid();
+    return {};
+  }));
+  EXPECT_EQ(seen, ::getpid());
+  auto failed = run_apart([]() -> Result<void> { return fail(ErrorCode::kBusy, "no"); });
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().code, ErrorCode::kBusy);
+  EXPECT_EQ(::waitpid(-1, nullptr, __WALL | WNOHANG), -1);
+}
+
+}  // namespace
+}  // namespace gestalt
