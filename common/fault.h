@@ -21,6 +21,8 @@ enum class Fault {
   kSourceCommit = 10,
   kSourceAwaitResumed = 11,
   kSourceDestroy = 12,
+  kSourceRound = 13,  // pre-copy, before each round
+  kSourceServe = 14,  // completed: pages are still served
   // Destination stand-in, in order.
   kDestinationListen = 20,
   kDestinationAccept = 21,
@@ -32,6 +34,8 @@ enum class Fault {
   kDestinationAwaitCommit = 27,
   kDestinationResume = 28,
   kDestinationConfirm = 29,
+  kDestinationPaging = 30,  // runs here, pages are still at the source
+  kDestinationDone = 31,    // the last page is here, the source does not know
   // Leader.
   kLeaderPrepare = 40,
   kLeaderGrant = 41,

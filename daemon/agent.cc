@@ -15,6 +15,7 @@ namespace {
 constexpr auto kInitTimeout = std::chrono::seconds(5);
 constexpr auto kReadoptTimeout = std::chrono::seconds(3);
 constexpr auto kStandInTimeout = std::chrono::seconds(5);
+constexpr auto kLeavingTimeout = std::chrono::seconds(5);
 constexpr auto kPrepareTimeout = std::chrono::seconds(8);    // the leader waits ten
 constexpr auto kPreflightTimeout = std::chrono::seconds(8);  // likewise
 
@@ -167,7 +168,14 @@ Awaitable<Result<std::shared_ptr<Connection>>> Agent::incoming_stand_in(
   request.set_job_id(prepare.job_id());
   request.set_pid(prepare.stand_in_pid());
   request.set_migration_id(prepare.migration_id());
-  GESTALT_CO_TRY(co_await init_.spawn_stand_in(std::move(request)));
+  // A job that comes back at once may meet its own former stand-in, on its way out.
+  auto deadline = Clock::now() + kLeavingTimeout;
+  auto spawned = co_await init_.spawn_stand_in(request);
+  while (!spawned && spawned.error().code == ErrorCode::kBusy && Clock::now() < deadline) {
+    co_await sleep_for(std::chrono::milliseconds(20));
+    spawned = co_await init_.spawn_stand_in(request);
+  }
+  if (!spawned) co_return std::unexpected(std::move(spawned).error());
   co_return co_await jobs_.wait_for_incoming(prepare.migration_id());
 }
 

@@ -12,14 +12,13 @@
 
 #include "common/fault.h"
 #include "common/log.h"
-#include "migrate/pagemap_image.h"
+#include "migrate/registered_areas.h"
 
 namespace gestalt {
 namespace {
 
 constexpr int kFirstInheritedDescriptor = 20;
-constexpr auto kConnectTimeout = std::chrono::seconds(15);
-constexpr auto kAuthenticateTimeout = std::chrono::seconds(2);
+constexpr std::uint64_t kMaxPid = 1U << 22;
 // A node is un-merged after five seconds of silence, and then the source may go on. An
 // unconfirmed copy must have stopped by then: three seconds, and one for the resume.
 constexpr auto kConfirmTimeout = std::chrono::seconds(3);
@@ -44,23 +43,36 @@ MigrationDestination::MigrationDestination(MigrationParameters parameters,
       host_(host),
       state_(parameters_.migration_id) {}
 
+MigrationDestination::~MigrationDestination() { close(); }
+
 Result<void> MigrationDestination::run() {
+  cpu_seconds_at_start_ = cpu_seconds();
   auto moved = receive_unit();
   if (moved) moved = confirm();
   if (moved) {
-    enter(DestinationState::kCompleted);
+    enter(DestinationState::kPaging);
+    (void)fault_point(Fault::kDestinationPaging);
+    start_finisher();
     return {};
   }
   log::warning("migration failed here", log::field("migration", parameters_.migration_id),
                log::field("state", name_of(state_.get())),
                log::field("error", moved.error().text()));
   destroy();
+  if (sink_) sink_->stop();
   state_.finish(DestinationState::kRolledBack);
   return moved;
 }
 
 Result<void> MigrationDestination::receive_unit() {
-  GESTALT_TRY(accept_source());
+  GESTALT_ASSIGN(strategy_, strategy_of(parameters_.options.mode()));
+  PageSinkOptions options;
+  if (parameters_.options.has_prefetch_pages())
+    options.max_prefetch_pages = parameters_.options.prefetch_pages();
+  GESTALT_TRY(keeper_.start(group_.directory_fd()));
+  sink_ = std::make_unique<PageSink>(linux_kernel(), options, &keeper_);
+  GESTALT_TRY(listen());
+  GESTALT_TRY(await_control());
   enter(DestinationState::kReceivingState);
   GESTALT_TRY(fault_point(Fault::kDestinationReceiveState));
   GESTALT_ASSIGN(auto directory,
@@ -71,35 +83,30 @@ Result<void> MigrationDestination::receive_unit() {
   GESTALT_ASSIGN([[maybe_unused]] auto bytes,
                  receive_images(*connection_, images_->path(), free_bytes(images_->path()),
                                 parameters_.deadline));
+  GESTALT_TRY(receive_sets());
   GESTALT_ASSIGN(auto handover, receive_handover());
   GESTALT_ASSIGN(auto plan, host_.prepare_io(handover));
   root_ = plan.root;
   return restore(plan);
 }
 
-// Strangers may connect to the port; each gets a moment to show that it is the source.
-Result<void> MigrationDestination::accept_source() {
-  GESTALT_TRY(fault_point(Fault::kDestinationListen));
-  GESTALT_ASSIGN(auto listener, tcp_transport().listen(listen_address_, port_));
-  enter(DestinationState::kListening);
-  host_.listening(listener->port());
-  Deadline deadline = std::min(parameters_.deadline, deadline_in(kConnectTimeout));
-  while (true) {
-    auto stream = listener->accept(deadline);
-    if (!stream)
-      return std::unexpected(std::move(stream).error().in("waiting for the source to connect"));
-    GESTALT_TRY(fault_point(Fault::kDestinationAccept));
-    auto connection = std::make_unique<PageConnection>(std::move(*stream));
-    auto known = authenticate(*connection, PageRole::kDestination, parameters_.secret,
-                              std::min(deadline, deadline_in(kAuthenticateTimeout)));
-    if (known) {
-      std::lock_guard lock(connection_mutex_);
-      if (cancelled_) return fail(ErrorCode::kUnavailable, "cancelled");
-      connection_ = std::move(connection);
-      return {};
+Result<void> MigrationDestination::receive_sets() {
+  std::map<std::uint32_t, PageSet> fresh;
+  std::vector<std::byte> payload;
+  for (std::uint64_t frames = 0;; ++frames) {
+    GESTALT_ASSIGN(auto header, connection_->receive_header(parameters_.deadline));
+    GESTALT_TRY(connection_->receive_payload(header, payload, parameters_.deadline));
+    if (header.type == FrameType::kSetsEnd) {
+      if (header.argument != frames) return fail(ErrorCode::kProtocol, "page sets are missing");
+      break;
     }
-    log::warning("refused a page connection", log::field("error", known.error().text()));
+    bool known = header.type == FrameType::kPresent || header.type == FrameType::kFresh;
+    if (!known || header.argument == 0 || header.argument > kMaxPid)
+      return fail(ErrorCode::kProtocol, "unexpected frame among the page sets");
+    auto& sets = header.type == FrameType::kPresent ? present_ : fresh;
+    GESTALT_TRY(decode_page_set(payload, sets[static_cast<std::uint32_t>(header.argument)]));
   }
+  return sink_->set_pages(present_, fresh);
 }
 
 Result<std::string> MigrationDestination::receive_handover() {
@@ -144,10 +151,7 @@ criu_req MigrationDestination::restore_request(const RestorePlan& plan) const {
 Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   enter(DestinationState::kRestoring);
   GESTALT_TRY(fault_point(Fault::kDestinationRestore));
-  GESTALT_ASSIGN(auto pages, read_lazy_pages(images_->path()));
-  PageSink sink(linux_kernel(), std::move(pages));
-  GESTALT_TRY(sink.start(images_->path()));
-
+  GESTALT_TRY(sink_->start(images_->path()));
   CriuStart start;
   start.cgroup_fd = group_.directory_fd();
   if (plan.terminal >= 0) start.descriptors.emplace_back(plan.terminal, 0);
@@ -155,46 +159,53 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   for (const auto& [key, fd] : plan.inherited) start.descriptors.emplace_back(fd, number++);
   GESTALT_ASSIGN(auto criu, CriuClient::start(start));
 
-  // Pages arrive while CRIU restores. If either fails, the other must not wait.
-  auto received = std::async(std::launch::async, [&] {
-    auto done = sink.receive_all(*connection_, parameters_.deadline);
+  // Pages may arrive while CRIU restores. If either fails, the other must not wait.
+  std::future<Result<void>> fetched;
+  if (strategy_.fetch_before_resume)
+    fetched = std::async(std::launch::async, [this] {
+      auto done = sink_->fetch_all(parameters_.deadline);
+      if (!done) (void)group_.kill();
+      return done;
+    });
+  auto notify = [&](std::string_view script) -> Result<void> {
+    Result<void> done;
+    if (script == "pre-resume" && fetched.valid()) {
+      enter(DestinationState::kFetching);
+      done = fetched.get();
+    }
+    if (done) done = on_notify(script);
+    // CRIU resumes whatever we answer: leave it nothing to resume.
     if (!done) (void)group_.kill();
     return done;
-  });
-  auto on_notify = [&](std::string_view script) -> Result<void> {
-    if (script != "pre-resume") return {};
-    auto ready = received.get();
-    if (ready) ready = on_restored(sink);
-    // CRIU resumes whatever we answer: leave it nothing to resume.
-    if (!ready) (void)group_.kill();
-    return ready;
   };
-  auto response = criu.request(restore_request(plan), on_notify, images_->path() + "/restore.log",
+  auto response = criu.request(restore_request(plan), notify, images_->path() + "/restore.log",
                                parameters_.deadline);
-  if (received.valid()) {
+  if (resumed_) return {};
+  if (fetched.valid()) {
     // CRIU did not come as far as pre-resume.
     connection_->stream().shut_down();
-    auto pages_done = received.get();
-    // Whichever failed first took the other along; the lost connection is the less telling.
-    bool pages_first = !pages_done && pages_done.error().code != ErrorCode::kUnavailable;
-    if (pages_first) return pages_done;
-    if (!pages_done)
-      log::warning("no pages either", log::field("migration", parameters_.migration_id),
-                   log::field("error", pages_done.error().text()));
-    if (is_cancelled()) return fail(ErrorCode::kUnavailable, "the migration was cancelled");
+    sink_->stop();
+    (void)fetched.get();
   }
-  if (auto failure = sink.failure(); failure && !resumed_) return std::unexpected(*failure);
+  // Whichever failed first took the other along; the lost connection is the less telling.
+  auto failure = sink_->failure();
+  if (is_cancelled()) return fail(ErrorCode::kUnavailable, "the migration was cancelled");
+  if (failure && (response || failure->code != ErrorCode::kUnavailable))
+    return std::unexpected(*failure);
   if (!response) return std::unexpected(std::move(response).error());
-  if (response->restore().pid() != root_)
-    return fail(ErrorCode::kInternal,
-                std::format("CRIU restored pid {}, expected {}", response->restore().pid(), root_));
+  return fail(ErrorCode::kInternal, "CRIU restored the processes, but did not let them run");
+}
+
+Result<void> MigrationDestination::on_notify(std::string_view script) {
+  if (script == "pre-resume") return on_restored();
+  if (script == "post-resume") on_resumed();
   return {};
 }
 
-// All pages are here, CRIU holds the processes at their last instruction.
-Result<void> MigrationDestination::on_restored(PageSink& sink) {
-  if (auto failure = sink.failure()) return std::unexpected(*failure);
-  sink.finish();
+// CRIU holds the processes at their last instruction.
+Result<void> MigrationDestination::on_restored() {
+  GESTALT_TRY(sink_->await_restored(parameters_.deadline));
+  GESTALT_TRY(check_registered());
   enter(DestinationState::kReady);
   GESTALT_TRY(fault_point(Fault::kDestinationReady));
   GESTALT_TRY(host_.before_resume(root_));
@@ -204,16 +215,40 @@ Result<void> MigrationDestination::on_restored(PageSink& sink) {
   if (verdict != Verdict::kGranted)
     return fail(ErrorCode::kUnavailable, "the leader denied the migration");
   GESTALT_TRY(fault_point(Fault::kDestinationResume));
+  if (auto failure = sink_->failure()) return std::unexpected(*failure);
   return {};
 }
 
-Result<void> MigrationDestination::confirm() {
+// A page of a mapping that CRIU did not give to us would be a zero page for ever.
+Result<void> MigrationDestination::check_registered() {
+  for (const auto& [pid, pages] : present_) {
+    GESTALT_ASSIGN(auto registered, read_registered_areas(static_cast<pid_t>(pid)));
+    for (auto [start, end] : registered) {
+      if (pages.pages_in(start, end) > 0) present_[pid].remove(start, end);
+    }
+    if (!present_[pid].empty())
+      return fail(ErrorCode::kInternal,
+                  std::format("CRIU restored {} pages of process {} in mappings that are not lazy",
+                              present_[pid].pages(), pid));
+  }
+  return {};
+}
+
+void MigrationDestination::on_resumed() {
   resumed_ = true;
   enter(DestinationState::kResumed);
   (void)connection_->send(FrameType::kResumed, static_cast<std::uint64_t>(root_),
                           std::string_view(), deadline_in(kResumeTimeout));
   (void)fault_point(Fault::kDestinationConfirm);
   host_.resumed(root_);
+  sink_->resumed(strategy_.push_after_resume, [this] {
+    std::lock_guard lock(connection_mutex_);
+    pages_complete_ = true;
+    changed_.notify_all();
+  });
+}
+
+Result<void> MigrationDestination::confirm() {
   auto verdict = host_.await_confirmation(deadline_in(kConfirmTimeout));
   if (!verdict) {
     log::warning("the leader does not confirm: frozen until it does",
@@ -238,12 +273,6 @@ void MigrationDestination::tell_source(const Error& error) {
 bool MigrationDestination::is_cancelled() {
   std::lock_guard lock(connection_mutex_);
   return cancelled_;
-}
-
-void MigrationDestination::cancel() {
-  std::lock_guard lock(connection_mutex_);
-  cancelled_ = true;
-  if (connection_) connection_->stream().shut_down();
 }
 
 void MigrationDestination::destroy() {

@@ -1,11 +1,13 @@
 // The destination's end of a migration.
 #pragma once
 
-#include <functional>
+#include <condition_variable>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -44,6 +46,9 @@ class DestinationHost {
   virtual void resumed(pid_t root) = 0;
   // Whether the leader has confirmed: kCompleted or kRolledBack by the deadline.
   [[nodiscard]] virtual Result<Verdict> await_confirmation(Deadline deadline) = 0;
+  // After run(): every page is here and the source knows it. On a thread of the engine's;
+  // close() must not be called from within.
+  virtual void paging_finished() = 0;
 };
 
 class MigrationDestination {
@@ -52,9 +57,23 @@ class MigrationDestination {
   MigrationDestination(MigrationParameters parameters, std::string listen_address,
                        std::uint16_t port, Cgroup& group, DestinationHost& host);
 
-  // Success: the unit runs here and the leader has confirmed it. Error: nothing of it
-  // is left here.
+  ~MigrationDestination();
+
+  // Success: the unit runs here and the leader has confirmed it, though pages may still
+  // be at the source: keep this object until paging_finished(). Error: nothing of the
+  // unit is left here.
   [[nodiscard]] Result<void> run();
+
+  // After run(), from any thread but the host's callbacks.
+  [[nodiscard]] bool paging();
+  void hurry();  // fetch all pages now
+  // Hurries and waits; kTimeout.
+  [[nodiscard]] Result<void> finish_paging(Deadline deadline);
+  // The unit's processes have all ended: no page is needed any more.
+  void processes_ended();
+  // Ends all threads and connections.
+  void close();
+
   // After run() failed: the source need not wait. To be called once the leader knows, so
   // that it hears of the cause before it hears of the consequence.
   void tell_source(const Error& error);
@@ -62,30 +81,54 @@ class MigrationDestination {
   void cancel();
 
  private:
+  // destination.cc
   [[nodiscard]] Result<void> receive_unit();
-  [[nodiscard]] Result<void> accept_source();
+  [[nodiscard]] Result<void> receive_sets();
   [[nodiscard]] Result<std::string> receive_handover();
   [[nodiscard]] Result<void> restore(const RestorePlan& plan);
-  [[nodiscard]] Result<void> on_restored(PageSink& sink);
+  [[nodiscard]] Result<void> on_notify(std::string_view script);
+  [[nodiscard]] Result<void> on_restored();
+  void on_resumed();
+  [[nodiscard]] Result<void> check_registered();
   [[nodiscard]] Result<void> confirm();
   [[nodiscard]] criu_req restore_request(const RestorePlan& plan) const;
   [[nodiscard]] bool is_cancelled();
   void destroy();
   void enter(DestinationState state) { state_.change(state_.get(), state); }
 
+  // destination_links.cc
+  [[nodiscard]] Result<void> listen();
+  void accept_links();
+  void take_link(std::unique_ptr<PageConnection> connection, std::uint64_t link);
+  [[nodiscard]] Result<void> await_control();
+  void start_finisher();
+  void tell_done();
+
   MigrationParameters parameters_;
+  Strategy strategy_;
   std::string listen_address_;
   std::uint16_t port_;
   Cgroup& group_;
   pid_t root_ = 0;
   DestinationHost& host_;
   StateMachine<DestinationState> state_;
-  std::unique_ptr<PageConnection> connection_;
+  std::unique_ptr<Listener> listener_;
+  std::shared_ptr<PageConnection> connection_;  // the control link
+  UserfaultKeeper keeper_;
+  std::unique_ptr<PageSink> sink_;
+  std::map<std::uint32_t, PageSet> present_;
   std::unique_ptr<ImageDirectory> images_;
   Fd image_fd_;
-  std::mutex connection_mutex_;  // guards the pointer against cancel()
+  std::mutex connection_mutex_;  // guards all below, and connection_
+  std::condition_variable changed_;
   bool cancelled_ = false;
+  bool pages_complete_ = false;
+  bool source_knows_ = false;
+  bool closing_ = false;
   bool resumed_ = false;
+  double cpu_seconds_at_start_ = 0;
+  std::jthread acceptor_;
+  std::jthread finisher_;
 };
 
 }  // namespace gestalt

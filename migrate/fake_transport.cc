@@ -57,6 +57,13 @@ class Direction {
     return {};
   }
 
+  Result<void> wait(Deadline deadline) {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_until(lock, deadline, [&] { return cut_ || !queue_.empty(); }))
+      return fail(ErrorCode::kTimeout, "timed out waiting for the peer");
+    return {};
+  }
+
   void cut() {
     std::lock_guard lock(mutex_);
     cut_ = true;
@@ -88,6 +95,7 @@ class FakeStream final : public Stream {
     received_ += into.size();
     return {};
   }
+  Result<void> wait_readable(Deadline deadline) override { return in_->wait(deadline); }
   void shut_down() override {
     out_->cut();
     in_->cut();

@@ -34,9 +34,10 @@ enum class PlaceOutcome {
 class Kernel {
  public:
   virtual ~Kernel() = default;
-  // Reads another process's memory; all of it or an error. process_vm_readv(2).
-  [[nodiscard]] virtual Result<void> read_memory(pid_t pid, std::uint64_t address,
-                                                 std::span<std::byte> into) = 0;
+  // Reads another process's memory, whole pages; how many bytes there were in front of
+  // the first page that cannot be read. kGone: no such process. process_vm_readv(2).
+  [[nodiscard]] virtual Result<std::size_t> read_memory(pid_t pid, std::uint64_t address,
+                                                        std::span<std::byte> into) = 0;
   // UFFDIO_COPY of whole pages; `placed_bytes` is how far it came. userfaultfd(2).
   [[nodiscard]] virtual Result<PlaceOutcome> place_pages(int uffd, std::uint64_t address,
                                                          std::span<const std::byte> pages,

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
@@ -5,6 +6,7 @@
 
 #include <cerrno>
 
+#include "common/fd.h"
 #include "migrate/kernel.h"
 
 namespace gestalt {
@@ -27,18 +29,30 @@ Result<PlaceOutcome> outcome_of(int error_number, const char* what) {
 
 class LinuxKernel final : public Kernel {
  public:
-  Result<void> read_memory(pid_t pid, std::uint64_t address, std::span<std::byte> into) override {
-    while (!into.empty()) {
-      iovec local{into.data(), into.size()};
-      iovec remote{reinterpret_cast<void*>(address), into.size()};
+  Result<std::size_t> read_memory(pid_t pid, std::uint64_t address,
+                                  std::span<std::byte> into) override {
+    std::size_t done = 0;
+    while (done < into.size()) {
+      iovec local{into.data() + done, into.size() - done};
+      iovec remote{reinterpret_cast<void*>(address + done), into.size() - done};
       ssize_t count = ::process_vm_readv(pid, &local, 1, &remote, 1, 0);
-      if (count <= 0)
-        return fail_errno(count == 0 ? EIO : errno,
+      if (count < 0 && errno == ESRCH)
+        return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+      if (count < 0 && errno != EFAULT)
+        return fail_errno(errno,
                           std::format("read the memory of process {} at {:#x}", pid, address));
-      into = into.subspan(static_cast<std::size_t>(count));
-      address += static_cast<std::uint64_t>(count);
+      if (count <= 0) count = read_forbidden(pid, address + done, into.subspan(done));
+      if (count <= 0) break;
+      done += static_cast<std::size_t>(count);
     }
-    return {};
+    return done / 4096 * 4096;
+  }
+
+  // A mapping that the process itself may not read (PROT_NONE) still has pages.
+  static ssize_t read_forbidden(pid_t pid, std::uint64_t address, std::span<std::byte> into) {
+    auto memory = open_file(std::format("/proc/{}/mem", pid), O_RDONLY);
+    if (!memory) return -1;
+    return ::pread(memory->get(), into.data(), into.size(), static_cast<off_t>(address));
   }
 
   Result<PlaceOutcome> place_pages(int uffd, std::uint64_t address,

@@ -1,55 +1,163 @@
 #include "migrate/page_sink.h"
 
-#include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <utility>
 
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/unix_socket.h"
 
 namespace gestalt {
-namespace {
 
-// CRIU's last word on the socket: all tasks are restored.
-constexpr std::int32_t kRestoreFinished = 0x52535446;
-constexpr auto kLocalTimeout = std::chrono::seconds(10);
-constexpr std::uint64_t kStagingLimitBytes = 64U << 20;
+PageSink::PageSink(Kernel& kernel, PageSinkOptions options, UserfaultKeeper* keeper)
+    : kernel_(kernel), options_(options), keeper_(keeper) {}
 
-}  // namespace
+PageSink::~PageSink() { stop(); }
 
-PageSink::PageSink(Kernel& kernel, std::map<std::uint32_t, PageRanges> pending) : kernel_(kernel) {
-  for (auto& [pid, ranges] : pending) tasks_[pid].pending = std::move(ranges);
+std::shared_ptr<PageStore> PageSink::store_of(std::uint32_t pid) {
+  auto& store = stores_[pid];
+  if (!store) store = std::make_shared<PageStore>();
+  return store;
 }
 
-PageSink::~PageSink() { finish(); }
+std::vector<PageSink::Space> PageSink::spaces() {
+  std::lock_guard lock(mutex_);
+  return spaces_;
+}
+
+void PageSink::attach(std::uint64_t number, std::unique_ptr<PageConnection> connection) {
+  std::jthread old;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    Link& link = links_[number];
+    if (link.connection) link.connection->stream().shut_down();
+    old = std::move(link.thread);
+  }
+  if (old.joinable()) old.join();
+  std::lock_guard lock(mutex_);
+  Link& link = links_[number];
+  bool replaces = std::exchange(link.connection, std::move(connection)) != nullptr;
+  link.lost = false;
+  link.rounds = number != kDemandLink && !replaces;
+  if (link.rounds) ++open_rounds_;
+  link.thread = std::jthread([this, number, &link] {
+    if (number == kDemandLink)
+      work_on_demand(link);
+    else
+      work_on_bulk(number, link);
+  });
+}
+
+Result<void> PageSink::set_pages(std::map<std::uint32_t, PageSet> present,
+                                 const std::map<std::uint32_t, PageSet>& fresh) {
+  std::lock_guard lock(mutex_);
+  for (auto& [pid, pages] : present) {
+    auto store = store_of(pid);
+    PageSet stored = store->stored();
+    PageSet local;
+    if (auto good = fresh.find(pid); good != fresh.end()) {
+      local = good->second;
+      local.intersect(pages);
+      PageSet lacking = local;
+      lacking.remove(stored);
+      if (!lacking.empty())
+        return fail(ErrorCode::kProtocol, "pages are said to be here that never came");
+    }
+    PageSet stale = stored;
+    stale.remove(local);
+    stale.for_each([&](std::uint64_t start, std::uint64_t end) { store->drop(start, end); });
+    pages.remove(local);
+    spaces_.push_back(std::make_shared<AddressSpace>(kernel_, pid, std::move(pages),
+                                                     std::move(local), std::move(store),
+                                                     options_.max_prefetch_pages));
+  }
+  for (auto& [pid, store] : stores_)
+    if (!present.contains(pid)) store->clear();  // its process has ended meanwhile
+  return {};
+}
 
 Result<void> PageSink::start(const std::string& work_directory) {
   socket_path_ = work_directory + "/lazy-pages.socket";
   GESTALT_ASSIGN(listener_, listen_unix(socket_path_, 0600));
   GESTALT_ASSIGN(wake_, make_pipe());
-  thread_ = std::jthread([this] { serve(); });
+  events_ = std::jthread([this] { serve(); });
   return {};
 }
 
-void PageSink::finish() {
-  if (thread_.joinable()) {
-    wake_.write.reset();  // the serving thread sees the end of the pipe
-    thread_.join();
-  }
-  std::lock_guard lock(mutex_);
-  for (auto& [pid, task] : tasks_) task.uffd.reset();
-  connection_.reset();
-  listener_.reset();
-  if (!socket_path_.empty()) ::unlink(socket_path_.c_str());
+Result<void> PageSink::fetch_all(Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  fetching_ = true;
+  changed_.notify_all();
+  auto all_here = [this] {
+    if (failure_) return true;
+    return std::ranges::all_of(spaces_, [](const Space& space) {
+      auto held = space->lock();
+      return space->remote.empty() && space->in_flight.empty();
+    });
+  };
+  if (!changed_.wait_until(lock, deadline, all_here))
+    return fail(ErrorCode::kTimeout, "the pages did not arrive in time");
+  fetching_ = false;
+  if (failure_) return std::unexpected(*failure_);
+  return {};
 }
 
-std::optional<Error> PageSink::failure() {
+Result<void> PageSink::await_restored(Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait_until(lock, deadline, [this] { return failure_ || restored_; }))
+    return fail(ErrorCode::kTimeout, "CRIU did not finish its restore in time");
+  if (failure_) return std::unexpected(*failure_);
+  return {};
+}
+
+void PageSink::resumed(bool push, std::function<void()> on_complete) {
+  {
+    std::lock_guard lock(mutex_);
+    running_ = true;
+    fetching_ = push;
+    on_complete_ = std::move(on_complete);
+    changed_.notify_all();
+  }
+  placer_ = std::jthread([this] { place_all_stored(); });
+  check_complete();
+}
+
+void PageSink::hurry() {
   std::lock_guard lock(mutex_);
-  return failure_;
+  fetching_ = true;
+  changed_.notify_all();
+}
+
+void PageSink::forget_all() {
+  for (const auto& space : spaces()) {
+    auto held = space->lock();
+    space->close();
+  }
+  check_complete();
+}
+
+bool PageSink::complete() {
+  std::lock_guard lock(mutex_);
+  return completed_;
+}
+
+// An address space that misses nothing is given back to the kernel at once.
+void PageSink::check_complete() {
+  std::function<void()> tell;
+  {
+    std::lock_guard lock(mutex_);
+    if (!running_ || completed_ || stopping_) return;
+    for (const auto& space : spaces_) {
+      auto held = space->lock();
+      if (!space->closed() && space->complete()) space->close();
+      if (!space->closed()) return;
+    }
+    completed_ = true;
+    tell = std::exchange(on_complete_, nullptr);
+  }
+  if (tell) tell();
 }
 
 void PageSink::fail_with(Error error) {
@@ -58,274 +166,86 @@ void PageSink::fail_with(Error error) {
   changed_.notify_all();
 }
 
-void PageSink::serve() {
-  while (true) {
-    auto done = serve_once();
-    if (done) continue;
-    if (done.error().code != ErrorCode::kGone) fail_with(std::move(done).error());
-    return;
+// Requests whose answers will not come.
+void PageSink::give_back(std::deque<Request>& requests) {
+  for (const auto& request : requests) {
+    auto held = request.space->lock();
+    PageSet lost;
+    lost.add(request.address, request.address + request.run.count * kPageBytes);
+    lost.intersect(request.space->in_flight);
+    request.space->in_flight.remove(lost);
+    request.space->remote.add(lost);
   }
+  requests.clear();
 }
 
-// kGone when finish() was called.
-Result<void> PageSink::serve_once() {
-  std::vector<pollfd> polled{{wake_.read.get(), POLLIN, 0},
-                             {connection_ ? connection_.get() : listener_.get(), POLLIN, 0}};
-  std::vector<std::uint32_t> pids;
+void PageSink::link_failed(std::uint64_t number, Error error) {
+  std::deque<Request> requests;
   {
     std::lock_guard lock(mutex_);
-    for (auto& [pid, task] : tasks_) {
-      if (!task.uffd) continue;
-      polled.push_back({task.uffd.get(), POLLIN, 0});
-      pids.push_back(pid);
-    }
+    Link& link = links_[number];
+    link.lost = true;
+    requests = std::exchange(link.outstanding, {});
+    if (std::exchange(link.rounds, false)) --open_rounds_;
+    if (!running_ && !stopping_ && !failure_) failure_ = error;
+    if (running_ && !stopping_ && !completed_)
+      log::warning("page connection lost", log::field("link", number),
+                   log::field("error", error.text()));
   }
-  if (::poll(polled.data(), polled.size(), -1) < 0)
-    return errno == EINTR ? Result<void>() : fail_errno(errno, "poll userfaults");
-  if (polled[0].revents != 0) return fail(ErrorCode::kGone, "finished");
-  if (polled[1].revents != 0) {
-    GESTALT_TRY(connection_ ? take_descriptor() : take_connection());
-  }
-  for (std::size_t i = 0; i < pids.size(); ++i)
-    if ((polled[i + 2].revents & POLLIN) != 0) GESTALT_TRY(handle_event(pids[i], polled[i + 2].fd));
-  return {};
-}
-
-Result<void> PageSink::take_connection() {
-  connection_ = Fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  if (!connection_) return fail_errno(errno, "accept CRIU's lazy-pages connection");
-  return {};
-}
-
-Result<void> PageSink::take_descriptor() {
-  std::int32_t pid = 0;
-  auto got = read_exact(connection_.get(), std::as_writable_bytes(std::span(&pid, 1)),
-                        deadline_in(kLocalTimeout));
-  if (!got) {
-    // CRIU is gone; how its restore went is its own reply's matter.
-    connection_.reset();
-    return {};
-  }
-  if (pid == kRestoreFinished) {
-    std::lock_guard lock(mutex_);
-    restored_ = true;
-    changed_.notify_all();
-    return {};
-  }
-  if (pid < 0) return {};  // a zombie: it has no memory
-  GESTALT_ASSIGN(auto fds, receive_fds(connection_.get(), 1, deadline_in(kLocalTimeout)));
-  GESTALT_TRY(set_nonblocking(fds[0].get(), true));
-  GESTALT_TRY(fault_point(Fault::kDestinationUserfault));
+  give_back(requests);
   std::lock_guard lock(mutex_);
-  tasks_[static_cast<std::uint32_t>(pid)].uffd = std::move(fds[0]);
   changed_.notify_all();
-  return {};
 }
 
-Result<void> PageSink::handle_event(std::uint32_t pid, int uffd) {
-  auto event = kernel_.read_event(uffd);
-  if (!event)
-    return event.error().code == ErrorCode::kTimeout ? Result<void>()
-                                                     : std::unexpected(event.error());
+void PageSink::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    for (auto& [number, link] : links_)
+      if (link.connection) link.connection->stream().shut_down();
+    changed_.notify_all();
+  }
+  wake_.write.reset();  // the serving thread sees the end of the pipe
+  for (auto* thread : {&events_, &placer_})
+    if (thread->joinable()) thread->join();
+  for (auto& [number, link] : links_)
+    if (link.thread.joinable()) link.thread.join();
+  for (const auto& space : spaces()) {
+    auto held = space->lock();
+    space->close();
+  }
+  criu_.reset();
+  listener_.reset();
+  if (!socket_path_.empty()) ::unlink(std::exchange(socket_path_, {}).c_str());
+}
+
+std::optional<Error> PageSink::failure() {
   std::lock_guard lock(mutex_);
-  auto& pending = tasks_[pid].pending;
-  switch (event->type) {
-    case UserfaultEvent::Type::kPageFault: {
-      std::uint64_t page = event->address & ~(kPageBytes - 1);
-      if (!pending.contains(page)) return place_zero_page(uffd, page);
-      // On its way, or staged; placing it wakes the task.
-      waiting_.emplace(pid, page);
-      changed_.notify_all();
-      return {};
-    }
-    case UserfaultEvent::Type::kRemove:
-    case UserfaultEvent::Type::kUnmap:
-      pending.remove(event->address, event->end);
-      return {};
-    case UserfaultEvent::Type::kRemap:
-      pending.move(event->address, event->end, event->target);
-      return {};
-    case UserfaultEvent::Type::kFork:
-      if (event->fork_uffd >= 0) ::close(event->fork_uffd);
-      return fail(ErrorCode::kInternal, "a process forked while it was being restored");
-    case UserfaultEvent::Type::kOther:
-      return {};
-  }
-  return {};
+  return failure_;
 }
 
-Result<void> PageSink::place_zero_page(int uffd, std::uint64_t address) {
-  std::uint64_t placed = 0;
-  GESTALT_ASSIGN(auto outcome, kernel_.place_zero(uffd, address, kPageBytes, placed));
-  // On kRetry the task takes the same fault again when the change is over.
-  if (outcome != PlaceOutcome::kPlaced) kernel_.wake(uffd, address, kPageBytes);
-  return {};
+std::uint64_t PageSink::missing_bytes() {
+  std::uint64_t pages = 0;
+  for (const auto& space : spaces()) {
+    auto held = space->lock();
+    pages += space->remote.pages() + space->in_flight.pages();
+  }
+  return pages * kPageBytes;
 }
 
-Result<void> PageSink::place(const PageRun& run, std::span<const std::byte> bytes,
-                             Deadline deadline) {
-  {
-    std::lock_guard lock(mutex_);
-    if (failure_) return std::unexpected(*failure_);
-    auto task = tasks_.find(run.pid);
-    std::uint64_t end = run.address + run.count * kPageBytes;
-    if (task == tasks_.end() || !task->second.pending.contains(run.address, end))
-      return fail(
-          ErrorCode::kProtocol,
-          std::format("pages at {:#x} of process {} were not announced", run.address, run.pid));
-  }
-  GESTALT_ASSIGN(bool placed, place_if_mapped(run, bytes, deadline));
-  return placed ? Result<void>() : stage(run, bytes, deadline);
-}
-
-Result<bool> PageSink::place_if_mapped(const PageRun& run, std::span<const std::byte> bytes,
-                                       Deadline deadline) {
-  int uffd = -1;
-  bool restored = false;
-  {
-    std::lock_guard lock(mutex_);
-    uffd = tasks_[run.pid].uffd.get();
-    restored = restored_;
-  }
-  if (uffd < 0) return false;
-  GESTALT_ASSIGN(auto outcome, place_now(uffd, run, bytes, deadline));
-  if (outcome != PlaceOutcome::kNoMapping) return true;
-  if (!restored) return false;
-  GESTALT_TRY(place_halves(run, bytes, deadline));
-  return true;
-}
-
-// The kernel takes a range only if it lies inside one mapping; a run may span several.
-Result<void> PageSink::place_halves(const PageRun& run, std::span<const std::byte> bytes,
-                                    Deadline deadline) {
-  if (run.count == 1)
-    return fail(ErrorCode::kProtocol,
-                std::format("process {} has no mapping at {:#x}", run.pid, run.address));
-  PageRun first{run.pid, run.address, run.count / 2};
-  std::uint64_t split = first.count * kPageBytes;
-  PageRun second{run.pid, run.address + split, run.count - first.count};
-  bool zero = bytes.empty();
-  GESTALT_ASSIGN([[maybe_unused]] bool a,
-                 place_if_mapped(first, zero ? bytes : bytes.first(split), deadline));
-  GESTALT_ASSIGN([[maybe_unused]] bool b,
-                 place_if_mapped(second, zero ? bytes : bytes.subspan(split), deadline));
-  return {};
-}
-
-Result<PlaceOutcome> PageSink::place_now(int uffd, const PageRun& run,
-                                         std::span<const std::byte> bytes, Deadline deadline) {
-  std::uint64_t end = run.address + run.count * kPageBytes;
-  for (std::uint64_t address = run.address; address < end;) {
-    std::uint64_t placed = 0;
-    GESTALT_ASSIGN(
-        auto outcome,
-        bytes.empty()
-            ? kernel_.place_zero(uffd, address, end - address, placed)
-            : kernel_.place_pages(uffd, address, bytes.subspan(address - run.address), placed));
-    address += placed;
-    if (outcome == PlaceOutcome::kPlaced || placed > 0) continue;
-    if (outcome == PlaceOutcome::kNoMapping) return outcome;
-    if (outcome == PlaceOutcome::kGone)
-      return fail(ErrorCode::kGone, std::format("process {} died while it was restored", run.pid));
-    if (outcome == PlaceOutcome::kPresent) {
-      kernel_.wake(uffd, address, kPageBytes);
-      address += kPageBytes;
-    } else if (Clock::now() >= deadline) {
-      return fail(ErrorCode::kTimeout, "the restored address space kept changing");
-    } else {
-      std::this_thread::yield();
-    }
-  }
-  std::lock_guard lock(mutex_);
-  tasks_[run.pid].pending.remove(run.address, end);
-  return PlaceOutcome::kPlaced;
-}
-
-Result<void> PageSink::stage(const PageRun& run, std::span<const std::byte> bytes,
-                             Deadline deadline) {
-  {
-    std::unique_lock lock(mutex_);
-    auto may_go_on = [&] {
-      return failure_ || restored_ || !waiting_.empty() || staged_bytes_ < kStagingLimitBytes;
-    };
-    if (!changed_.wait_until(lock, deadline, may_go_on))
-      return fail(ErrorCode::kTimeout, "CRIU did not finish its restore in time");
-    if (failure_) return std::unexpected(*failure_);
-  }
-  staged_.push_back({run, {bytes.begin(), bytes.end()}});
-  staged_bytes_ += bytes.size();
-  return serve_waiting(deadline);
-}
-
-// Tasks that wait for a page get just that page; its run follows when it can.
-Result<void> PageSink::serve_waiting(Deadline deadline) {
-  std::set<std::pair<std::uint32_t, std::uint64_t>> waiting;
-  {
-    std::lock_guard lock(mutex_);
-    waiting = waiting_;
-  }
-  for (auto [pid, page] : waiting) {
-    auto has_page = [pid, page](const Staged& staged) {
-      return staged.run.pid == pid && page >= staged.run.address &&
-             page < staged.run.address + staged.run.count * kPageBytes;
-    };
-    auto found = std::ranges::find_if(staged_, has_page);
-    if (found != staged_.end()) {
-      auto bytes = std::span<const std::byte>(found->bytes);
-      if (!bytes.empty()) bytes = bytes.subspan(page - found->run.address, kPageBytes);
-      GESTALT_ASSIGN([[maybe_unused]] bool placed,
-                     place_if_mapped({pid, page, 1}, bytes, deadline));
-    }
-    std::lock_guard lock(mutex_);
-    auto& task = tasks_[pid];
-    if (task.pending.contains(page)) continue;
-    kernel_.wake(task.uffd.get(), page, kPageBytes);
-    waiting_.erase({pid, page});
-  }
-  return {};
-}
-
-Result<void> PageSink::place_staged(Deadline deadline) {
-  for (auto& staged : std::exchange(staged_, {})) {
-    GESTALT_ASSIGN(bool placed, place_if_mapped(staged.run, staged.bytes, deadline));
-    if (!placed)
-      return fail(ErrorCode::kProtocol, std::format("CRIU restored no process {}", staged.run.pid));
-  }
-  staged_bytes_ = 0;
-  return {};
-}
-
-Result<void> PageSink::receive_all(PageConnection& connection, Deadline deadline) {
-  std::vector<std::byte> payload;
-  payload.reserve(kMaxPayloadBytes);
-  while (true) {
-    GESTALT_ASSIGN(auto header, connection.receive_header(deadline));
-    GESTALT_TRY(connection.receive_payload(header, payload, deadline));
-    if (header.type == FrameType::kPagesEnd) break;
-    if (header.type != FrameType::kPages && header.type != FrameType::kZeroPages)
-      return fail(ErrorCode::kProtocol, "unexpected frame among the pages");
-    GESTALT_ASSIGN(auto run, decode_page_run(header, payload));
-    auto bytes = std::span<const std::byte>(payload).subspan(8);
-    GESTALT_TRY(place(run, bytes, deadline));
-    GESTALT_TRY(fault_point(Fault::kDestinationReceivePages));
-  }
-  for (bool restored = false; !staged_.empty() && !restored;) {
-    {
-      std::unique_lock lock(mutex_);
-      auto ready = [&] { return failure_ || restored_ || !waiting_.empty(); };
-      if (!changed_.wait_until(lock, deadline, ready))
-        return fail(ErrorCode::kTimeout, "CRIU did not finish its restore in time");
-      if (failure_) return std::unexpected(*failure_);
-      restored = restored_;
-    }
-    GESTALT_TRY(restored ? place_staged(deadline) : serve_waiting(deadline));
-  }
-  std::lock_guard lock(mutex_);
-  for (auto& [pid, task] : tasks_)
-    if (!task.pending.empty())
-      return fail(ErrorCode::kProtocol,
-                  std::format("{} bytes of process {} did not arrive", task.pending.bytes(), pid));
-  return {};
+void PageSink::report(wire::MigrationStats& stats) {
+  std::lock_guard lock(stats_mutex_);
+  stats.set_faults_demand(faults_demand_);
+  stats.set_faults_local(faults_local_);
+  stats.set_faults_zero(faults_zero_);
+  stats.set_faults_avoided(placed_after_resume_ -
+                           std::min<std::uint64_t>(placed_after_resume_, faults_demand_));
+  stats.set_pages_duplicate(unwanted_pages_);
+  auto& latency = *stats.mutable_fault_latency_seconds();
+  latency.set_p50(latency_.quantile(0.5));
+  latency.set_p99(latency_.quantile(0.99));
+  latency.set_p999(latency_.quantile(0.999));
+  latency.set_max(latency_.max());
 }
 
 }  // namespace gestalt

@@ -2,12 +2,16 @@
 
 #include <endian.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace gestalt {
 namespace {
 
 constexpr std::uint16_t kMagic = 0x4750;  // "GP"
+// In one entry of a page set: 128 GiB of memory.
+constexpr std::uint32_t kMaxFullBlocks = 1U << 16;
+constexpr std::size_t kCorkBytes = 256U << 10;
 
 std::uint32_t max_payload(FrameType type) {
   switch (type) {
@@ -19,20 +23,40 @@ std::uint32_t max_payload(FrameType type) {
       return 255;
     case FrameType::kStateData:
     case FrameType::kHandover:
-      return kMaxPagesPerFrame * kPageBytes;
-    case FrameType::kPages:
-      return kMaxPayloadBytes;
-    case FrameType::kZeroPages:
+    case FrameType::kPresent:
+    case FrameType::kFresh:
+      return kMaxPieceBytes;
+    case FrameType::kChunk:
+      return kMaxChunkOverheadBytes + kMaxPieceBytes;
+    case FrameType::kRequest:
       return 8;
     case FrameType::kAbort:
       return 1024;
+    case FrameType::kDone:
+      return kMaxReportBytes;
     case FrameType::kStateEnd:
-    case FrameType::kPagesEnd:
+    case FrameType::kSetsEnd:
     case FrameType::kReady:
     case FrameType::kResumed:
+    case FrameType::kRoundEnd:
+    case FrameType::kRoundAck:
+    case FrameType::kPushEnd:
+    case FrameType::kDoneAck:
       return 0;
   }
   return 0;
+}
+
+template <class T>
+void append_big_endian(std::vector<std::byte>& out, T value) {
+  if constexpr (sizeof(T) == 8) value = htobe64(value);
+  if constexpr (sizeof(T) == 4) value = htobe32(value);
+  const auto* bytes = reinterpret_cast<const std::byte*>(&value);
+  out.insert(out.end(), bytes, bytes + sizeof value);
+}
+
+bool is_full(const PageSet::Bitmap& bitmap) {
+  return std::ranges::all_of(bitmap, [](std::uint64_t word) { return word == ~0ULL; });
 }
 
 }  // namespace
@@ -64,7 +88,7 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
   header.length = be32toh(header.length);
   header.argument = be64toh(header.argument);
   bool known = type >= static_cast<std::uint16_t>(FrameType::kHello) &&
-               type <= static_cast<std::uint16_t>(FrameType::kAbort);
+               type <= static_cast<std::uint16_t>(FrameType::kDoneAck);
   if (be16toh(magic) != kMagic || !known)
     return fail(ErrorCode::kProtocol, "the page connection carries no page frames");
   if (header.length > max_payload(header.type))
@@ -73,41 +97,100 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
   return header;
 }
 
-std::vector<std::byte> encode_page_run(std::uint32_t pid, std::uint32_t count) {
-  std::vector<std::byte> out(8);
-  pid = htobe32(pid);
-  count = htobe32(count);
-  std::memcpy(out.data(), &pid, 4);
-  std::memcpy(out.data() + 4, &count, 4);
+bool is_sensible(const PageRun& run, std::uint32_t limit) {
+  return run.count > 0 && run.count <= limit && run.address % kPageBytes == 0 &&
+         run.address < kAddressLimit && run.count * kPageBytes <= kAddressLimit - run.address;
+}
+
+std::array<std::byte, 8> encode_request(const PageRun& run) {
+  std::array<std::byte, 8> out;
+  std::uint32_t words[2] = {htobe32(run.pid), htobe32(run.count)};
+  std::memcpy(out.data(), words, sizeof words);
   return out;
 }
 
-Result<PageRun> decode_page_run(const FrameHeader& header, std::span<const std::byte> payload) {
-  if (payload.size() < 8) return fail(ErrorCode::kProtocol, "page frame without pages");
-  PageRun run;
-  std::memcpy(&run.pid, payload.data(), 4);
-  std::memcpy(&run.count, payload.data() + 4, 4);
-  run.pid = be32toh(run.pid);
-  run.count = be32toh(run.count);
-  run.address = header.argument;
-  bool has_data = header.type == FrameType::kPages;
-  if (has_data && (run.count > kMaxPagesPerFrame || payload.size() != 8 + run.count * kPageBytes))
-    return fail(ErrorCode::kProtocol, "page frame whose length and count disagree");
-  if (run.count == 0 || run.address % kPageBytes != 0 || run.address >= kAddressLimit ||
-      run.count * kPageBytes > kAddressLimit - run.address)
-    return fail(ErrorCode::kProtocol, "page frame for impossible addresses");
+Result<PageRun> decode_request(const FrameHeader& header, std::span<const std::byte> payload) {
+  std::uint32_t words[2] = {0, 0};
+  if (payload.size() != sizeof words) return fail(ErrorCode::kProtocol, "short page request");
+  std::memcpy(words, payload.data(), sizeof words);
+  PageRun run{be32toh(words[0]), header.argument, be32toh(words[1])};
+  if (!is_sensible(run, kMaxPagesPerChunk))
+    return fail(ErrorCode::kProtocol, "request for impossible pages");
   return run;
+}
+
+std::vector<std::vector<std::byte>> encode_page_set(const PageSet& set) {
+  constexpr std::size_t kLargestEntryBytes = 12 + sizeof(PageSet::Bitmap);
+  std::vector<std::vector<std::byte>> frames(1);
+  const auto& blocks = set.blocks();
+  for (auto it = blocks.begin(); it != blocks.end();) {
+    if (frames.back().size() + kLargestEntryBytes > kMaxPieceBytes) frames.emplace_back();
+    auto& out = frames.back();
+    append_big_endian(out, it->first);
+    auto last = it;
+    std::uint32_t full = 0;
+    while (full < kMaxFullBlocks && last != blocks.end() && last->first == it->first + full &&
+           is_full(last->second)) {
+      ++full;
+      ++last;
+    }
+    append_big_endian(out, full);
+    if (full == 0) {
+      for (std::uint64_t word : it->second) append_big_endian(out, word);
+      ++last;
+    }
+    it = last;
+  }
+  return frames;
+}
+
+Result<void> decode_page_set(std::span<const std::byte> payload, PageSet& set) {
+  auto take = [&payload](auto& value) {
+    std::memcpy(&value, payload.data(), sizeof value);
+    payload = payload.subspan(sizeof value);
+    value = sizeof value == 8 ? be64toh(value) : be32toh(static_cast<std::uint32_t>(value));
+  };
+  while (!payload.empty()) {
+    std::uint64_t block = 0;
+    std::uint32_t full = 0;
+    if (payload.size() < 12) return fail(ErrorCode::kProtocol, "cut page set");
+    take(block);
+    take(full);
+    constexpr std::uint64_t kBlocks = kAddressLimit / kBlockBytes;
+    if (block >= kBlocks || full > kBlocks - block)
+      return fail(ErrorCode::kProtocol, "page set beyond the address space");
+    if (full > 0) {
+      // What a set may make us keep is bounded by the frames' sizes, but for this.
+      if (full > kMaxFullBlocks) return fail(ErrorCode::kProtocol, "page set of impossible size");
+      set.add(block * kBlockBytes, (block + full) * kBlockBytes);
+      continue;
+    }
+    PageSet::Bitmap bitmap;
+    if (payload.size() < sizeof bitmap) return fail(ErrorCode::kProtocol, "cut page set");
+    for (std::uint64_t& word : bitmap) take(word);
+    set.add_block(block, bitmap);
+  }
+  return {};
 }
 
 Result<void> PageConnection::send(FrameType type, std::uint64_t argument,
                                   std::span<const std::byte> payload, Deadline deadline) {
   auto frame = encode_header({type, static_cast<std::uint32_t>(payload.size()), argument});
-  if (payload.size() <= 65536) {
-    frame.insert(frame.end(), payload.begin(), payload.end());
-    return stream_->send(frame, deadline);
+  if (corked_) {
+    collected_.insert(collected_.end(), frame.begin(), frame.end());
+    collected_.insert(collected_.end(), payload.begin(), payload.end());
+    if (collected_.size() < kCorkBytes) return {};
+    auto sent = stream_->send(collected_, deadline);
+    collected_.clear();
+    return sent;
   }
-  GESTALT_TRY(stream_->send(frame, deadline));
-  return stream_->send(payload, deadline);
+  return stream_->send_parts({{std::span<const std::byte>(frame), payload}}, deadline);
+}
+
+Result<void> PageConnection::uncork(Deadline deadline) {
+  corked_ = false;
+  auto frames = std::exchange(collected_, {});
+  return frames.empty() ? Result<void>() : stream_->send(frames, deadline);
 }
 
 Result<void> PageConnection::send(FrameType type, std::uint64_t argument, std::string_view payload,
@@ -115,14 +198,15 @@ Result<void> PageConnection::send(FrameType type, std::uint64_t argument, std::s
   return send(type, argument, std::as_bytes(std::span(payload)), deadline);
 }
 
-Result<void> PageConnection::send_pages(const PageRun& run, std::span<const std::byte> pages,
+Result<void> PageConnection::send_parts(FrameType type, std::uint64_t argument,
+                                        std::span<const std::span<const std::byte>> parts,
                                         Deadline deadline) {
-  auto frame =
-      encode_header({FrameType::kPages, static_cast<std::uint32_t>(8 + pages.size()), run.address});
-  auto front = encode_page_run(run.pid, run.count);
-  frame.insert(frame.end(), front.begin(), front.end());
-  GESTALT_TRY(stream_->send(frame, deadline));
-  return stream_->send(pages, deadline);
+  std::size_t length = 0;
+  for (auto part : parts) length += part.size();
+  auto header = encode_header({type, static_cast<std::uint32_t>(length), argument});
+  std::vector<std::span<const std::byte>> all{std::span<const std::byte>(header)};
+  all.insert(all.end(), parts.begin(), parts.end());
+  return stream_->send_parts(all, deadline);
 }
 
 Result<FrameHeader> PageConnection::receive_header(Deadline deadline) {

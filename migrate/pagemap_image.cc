@@ -9,6 +9,8 @@
 namespace gestalt {
 namespace {
 
+// In one entry: 1 TiB.
+constexpr std::uint64_t kMaxPages = 1ULL << 28;
 constexpr std::uint32_t kPagemapMagic = 0x56084025;  // PAGEMAP_MAGIC
 constexpr std::uint64_t kFlagParent = 1;             // PE_PARENT
 constexpr std::uint64_t kFlagLazy = 2;               // PE_LAZY
@@ -35,6 +37,7 @@ Result<PagemapEntry> parse_entry(std::string_view message) {
   }
   if (wide_pages != 0) entry.pages = wide_pages;
   bool fits = entry.address % kPageBytes == 0 && entry.address < kAddressLimit &&
+              entry.pages <= kMaxPages &&
               entry.pages <= (kAddressLimit - entry.address) / kPageBytes;
   if (!fits) return fail(ErrorCode::kProtocol, "pagemap image with impossible addresses");
   return entry;
@@ -52,15 +55,6 @@ Result<std::vector<PagemapEntry>> parse_entries(const std::string& content) {
 
 }  // namespace
 
-Result<PageRanges> parse_lazy_pages(const std::string& content) {
-  GESTALT_ASSIGN(auto entries, parse_entries(content));
-  PageRanges lazy;
-  for (const auto& entry : entries)
-    if ((entry.flags & kFlagLazy) != 0)
-      lazy.add(entry.address, entry.address + entry.pages * kPageBytes);
-  return lazy;
-}
-
 Result<PageSet> parse_dumped_pages(const std::string& content) {
   GESTALT_ASSIGN(auto entries, parse_entries(content));
   PageSet dumped;
@@ -77,22 +71,6 @@ Result<PageSet> parse_eager_pages(const std::string& content) {
     if ((entry.flags & (kFlagLazy | kFlagParent)) == 0 && !entry.in_parent)
       eager.add(entry.address, entry.address + entry.pages * kPageBytes);
   return eager;
-}
-
-Result<std::map<std::uint32_t, PageRanges>> read_lazy_pages(const std::string& directory) {
-  std::map<std::uint32_t, PageRanges> out;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
-    std::string name = entry.path().filename();
-    std::uint32_t pid = image_number(name, "pagemap");
-    if (pid == 0) continue;
-    GESTALT_ASSIGN(auto content, read_file(entry.path(), 1U << 30));
-    auto lazy = parse_lazy_pages(content);
-    if (!lazy) return std::unexpected(std::move(lazy).error().in(name));
-    out[pid] = std::move(*lazy);
-  }
-  if (error) return fail_errno(error.value(), std::format("list {}", directory));
-  return out;
 }
 
 }  // namespace gestalt

@@ -4,26 +4,18 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 
 #include "common/result.h"
-#include "migrate/page_ranges.h"
 #include "migrate/page_set.h"
 
 namespace gestalt {
 
-// The lazy pages of one pagemap image's content; anything odd is kProtocol.
-[[nodiscard]] Result<PageRanges> parse_lazy_pages(const std::string& content);
-
-// Those whose content is in the pages image beside it. A page may be both: then a lazy
+// All of one pagemap image's content; anything odd is kProtocol.
+// Pages whose content is in the pages image beside it. A page may be both: then a lazy
 // restore leaves it to us all the same.
 [[nodiscard]] Result<PageSet> parse_dumped_pages(const std::string& content);
 // Those that a lazy restore takes from there.
 [[nodiscard]] Result<PageSet> parse_eager_pages(const std::string& content);
-
-// The lazy pages of all pagemap-PID.img in a directory, by pid.
-[[nodiscard]] Result<std::map<std::uint32_t, PageRanges>> read_lazy_pages(
-    const std::string& directory);
 
 }  // namespace gestalt

@@ -4,12 +4,12 @@
 #include "migrate/source.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
 #include "common/fault.h"
 #include "common/log.h"
-#include "migrate/page_source.h"
 #include "migrate/pagemap_image.h"
 #include "migrate/timers.h"
 
@@ -18,7 +18,20 @@ namespace {
 
 constexpr auto kFreezeTimeout = std::chrono::seconds(10);
 constexpr auto kResumedTimeout = std::chrono::seconds(2);
+constexpr auto kConnectTimeout = std::chrono::seconds(10);
+constexpr auto kReconnectTimeout = std::chrono::seconds(3);
+constexpr auto kReconnectPause = std::chrono::milliseconds(200);
+constexpr auto kProgressInterval = std::chrono::milliseconds(200);
 constexpr std::size_t kHandoverPieceBytes = 1U << 20;
+
+PrecopyLimits limits_of(const wire::MigrationOptions& options, const Strategy& strategy) {
+  PrecopyLimits limits;
+  limits.max_rounds = options.max_rounds() > 0 ? options.max_rounds() : strategy.default_rounds;
+  limits.downtime_goal_seconds = options.downtime_goal_seconds() > 0
+                                     ? options.downtime_goal_seconds()
+                                     : kDefaultDowntimeGoalSeconds;
+  return limits;
+}
 
 }  // namespace
 
@@ -30,37 +43,67 @@ MigrationSource::MigrationSource(MigrationParameters parameters, SourceUnit unit
 
 void MigrationSource::enter(SourceState state) {
   state_.change(state_.get(), state);
-  host_.progress(name_of(state), 0, 0);
+  wire::MigrationProgress progress;
+  progress.set_phase(std::string(name_of(state)));
+  host_.progress(progress);
 }
 
-Result<MigrationReport> MigrationSource::run() {
+void MigrationSource::mark(std::string_view step) {
+  timeline_ += std::format("{}{} {:.1f}", timeline_.empty() ? "" : ", ", step,
+                           seconds_between(frozen_at_, Clock::now()) * 1e3);
+}
+
+bool MigrationSource::is_cancelled() {
+  std::lock_guard lock(connection_mutex_);
+  return cancelled_;
+}
+
+Result<wire::MigrationStats> MigrationSource::run() {
   started_ = Clock::now();
+  cpu_seconds_at_start_ = cpu_seconds();
   auto granted = move_until_granted();
   if (!granted) return std::unexpected(roll_back(std::move(granted).error()));
   return finish_granted();
 }
 
 Result<void> MigrationSource::move_until_granted() {
+  GESTALT_ASSIGN(strategy_, strategy_of(parameters_.options.mode()));
   GESTALT_TRY(connect());
   GESTALT_TRY(preflight());
+  GESTALT_TRY(prepare_dump());
+  GESTALT_TRY(send_rounds());
   GESTALT_TRY(dump());  // ends frozen
   GESTALT_TRY(send_state());
-  GESTALT_TRY(send_pages());
   GESTALT_TRY(await_ready());
+  GESTALT_TRY(finish_dump());
   return ask_leader();
+}
+
+Result<std::unique_ptr<PageConnection>> MigrationSource::open_link(std::uint64_t link,
+                                                                   Deadline deadline) {
+  GESTALT_ASSIGN(auto stream, tcp_transport().connect(unit_.address, unit_.port, deadline));
+  auto connection = std::make_unique<PageConnection>(std::move(stream));
+  GESTALT_TRY(authenticate(*connection, PageRole::kSource, parameters_.secret, link, deadline));
+  return connection;
 }
 
 Result<void> MigrationSource::connect() {
   enter(SourceState::kConnecting);
   GESTALT_TRY(fault_point(Fault::kSourceConnect));
-  Deadline deadline = std::min(parameters_.deadline, deadline_in(std::chrono::seconds(10)));
-  GESTALT_ASSIGN(auto stream, tcp_transport().connect(unit_.address, unit_.port, deadline));
+  Deadline deadline = std::min(parameters_.deadline, deadline_in(kConnectTimeout));
+  const auto& options = parameters_.options;
+  GESTALT_ASSIGN(auto control, open_link(kControlLink, deadline));
+  ChunkOptions chunks{.compress = options.compress(), .checksum = options.checksum()};
   {
     std::lock_guard lock(connection_mutex_);
     if (cancelled_) return fail(ErrorCode::kUnavailable, "cancelled");
-    connection_ = std::make_unique<PageConnection>(std::move(stream));
+    connection_ = std::move(control);
+    server_ = std::make_unique<PageServer>(
+        linux_kernel(), chunks, options.bandwidth_bytes_per_second(),
+        [this](std::uint64_t link, Deadline by) { return open_link(link, by); });
   }
-  return authenticate(*connection_, PageRole::kSource, parameters_.secret, deadline);
+  std::uint64_t streams = options.streams() > 0 ? options.streams() : kDefaultStreams;
+  return server_->connect(std::min(streams, kMaxBulkLinks), deadline);
 }
 
 Result<void> MigrationSource::preflight() {
@@ -69,6 +112,58 @@ Result<void> MigrationSource::preflight() {
   GESTALT_ASSIGN(tree_, read_tree("/proc", unit_.root));
   GESTALT_ASSIGN(auto blockers, find_blockers("/proc", tree_, *unit_.group));
   return refuse_blockers(blockers);
+}
+
+// What need not be done in the freeze.
+Result<void> MigrationSource::prepare_dump() {
+  GESTALT_ASSIGN(auto directory,
+                 ImageDirectory::create(parameters_.image_directory,
+                                        std::format("m-{}-source", parameters_.migration_id)));
+  images_ = std::make_unique<ImageDirectory>(std::move(directory));
+  GESTALT_ASSIGN(image_fd_, open_file(images_->path(), O_RDONLY | O_DIRECTORY));
+  CriuStart start;
+  start.target = unit_.root;
+  state_dump_ = known_state_dump();
+  stats_.set_state_dump(std::string(name_of(state_dump_)));
+  if (state_dump_ == StateDump::kStateOnly) {
+    start.state_only = true;
+    start.smaps_directory = smaps_directory();
+    if (::mkdir(start.smaps_directory.c_str(), 0700) != 0)
+      return fail_errno(errno, std::format("make {}", start.smaps_directory));
+  }
+  GESTALT_ASSIGN(auto criu, CriuClient::start(start));
+  criu_.emplace(std::move(criu));
+  return {};
+}
+
+Result<void> MigrationSource::send_rounds() {
+  if (!strategy_.rounds) {
+    for (std::uint64_t i = 0; i < server_->bulk_links(); ++i)
+      GESTALT_TRY(server_->bulk_link(i).send(FrameType::kPushEnd, 0, std::string_view(),
+                                             parameters_.deadline));
+    return {};
+  }
+  enter(SourceState::kPrecopy);
+  GESTALT_ASSIGN(tracker_, make_dirty_tracker(probe_tracker(), *unit_.group));
+  stats_.set_tracker(std::string(tracker_->name()));
+  auto pids = [this]() -> Result<std::vector<pid_t>> {
+    if (is_cancelled()) return fail(ErrorCode::kUnavailable, "cancelled");
+    GESTALT_ASSIGN(auto tree, read_tree("/proc", unit_.root));
+    return std::move(tree.pids);
+  };
+  precopy_ = std::make_unique<Precopy>(
+      *server_, *tracker_, limits_of(parameters_.options, strategy_), pids,
+      [this](const wire::MigrationProgress& progress) { host_.progress(progress); });
+  GESTALT_ASSIGN(auto end, precopy_->run(parameters_.deadline));
+  stats_.set_rounds_end_reason(std::string(name_of(end)));
+  stats_.set_rounds(static_cast<std::uint32_t>(precopy_->rounds().size()));
+  for (const auto& round : precopy_->rounds()) {
+    auto& detail = *stats_.add_rounds_detail();
+    detail.set_pages(round.sent_bytes / kPageBytes);
+    detail.set_seconds(round.seconds);
+    detail.set_dirty_pages(round.dirty_bytes / kPageBytes);
+  }
+  return preflight();  // as it is now
 }
 
 // CRIU takes image_fd for a descriptor of ours.
@@ -89,6 +184,7 @@ criu_req MigrationSource::dump_request(int image_fd, std::uint16_t taken_port) c
   options.set_file_locks(true);
   options.set_link_remap(true);
   options.set_ghost_limit(64U << 20);
+  if (state_dump_ == StateDump::kStateOnly) return request;
   // CRIU writes everything but the anonymous pages, then would serve those. We read them
   // ourselves, so it gets a port to serve at that is taken: it gives up at once and lets
   // go of the processes, which by then our control group holds.
@@ -98,53 +194,114 @@ criu_req MigrationSource::dump_request(int image_fd, std::uint16_t taken_port) c
   return request;
 }
 
+// Returns once the images are complete and the processes are held. CRIU then lets go of
+// them, which nobody needs to wait for until the end: finish_dump().
 Result<void> MigrationSource::dump() {
   GESTALT_TRY(fault_point(Fault::kSourceDump));
-  GESTALT_ASSIGN(auto directory,
-                 ImageDirectory::create(parameters_.image_directory,
-                                        std::format("m-{}-source", parameters_.migration_id)));
-  images_ = std::make_unique<ImageDirectory>(std::move(directory));
-  GESTALT_ASSIGN(auto image_fd, open_file(images_->path(), O_RDONLY | O_DIRECTORY));
-  GESTALT_ASSIGN(auto taken, tcp_transport().listen("127.0.0.1", 0));
-  CriuStart start;
-  start.target = unit_.root;
-  GESTALT_ASSIGN(auto criu, CriuClient::start(start));
-
+  if (state_dump_ == StateDump::kStateOnly)
+    GESTALT_TRY(snapshot_smaps(tree_.pids, smaps_directory()));
+  GESTALT_ASSIGN(taken_port_, tcp_transport().listen("127.0.0.1", 0));
   enter(SourceState::kDumping);
   io_held_ = true;
   host_.before_freeze();
   frozen_at_ = Clock::now();
   forward_timers(tree_.pids);
-  auto on_notify = [&](std::string_view script) -> Result<void> {
-    // The images are complete, the processes still CRIU's: hold them ourselves.
-    return script == "post-dump" ? freeze() : Result<void>();
-  };
-  auto response = criu.request(dump_request(image_fd.get(), taken->port()), on_notify,
-                               images_->path() + "/dump.log", parameters_.deadline);
-  // Without a page server CRIU calls the complete dump a failed one.
-  if (!response && !held_) return std::unexpected(std::move(response).error());
+  auto held = std::make_shared<std::promise<Result<void>>>();
+  auto outcome = held->get_future();
+  dumping_ = std::async(std::launch::async, [this, held]() -> Result<void> {
+    bool told = false;
+    auto on_notify = [&](std::string_view script) -> Result<void> {
+      if (script != "post-dump") return {};
+      auto frozen = freeze();
+      told = true;
+      held->set_value(frozen);
+      return frozen;
+    };
+    auto response = criu_->request(dump_request(image_fd_.get(), taken_port_->port()), on_notify,
+                                   images_->path() + "/dump.log", parameters_.deadline);
+    Result<void> result;
+    if (!response) result = std::unexpected(std::move(response).error());
+    if (!told) held->set_value(result);
+    return result;
+  });
+  GESTALT_TRY(outcome.get());
+  stats_.set_dump_seconds(seconds_between(frozen_at_, Clock::now()));
   return {};
+}
+
+// Without a page server CRIU calls a complete lazy dump a failed one: `held_` counts.
+Result<void> MigrationSource::finish_dump() {
+  if (!dumping_.valid()) return {};
+  auto done = dumping_.get();
+  criu_.reset();
+  return held_ ? Result<void>() : done;
 }
 
 Result<void> MigrationSource::freeze() {
   GESTALT_TRY(fault_point(Fault::kSourceFreeze));
   group_frozen_ = true;  // perhaps not entirely, should this fail
+  mark("post-dump");
   GESTALT_TRY(unit_.group->freeze(deadline_in(kFreezeTimeout)));
   held_ = true;
+  mark("frozen");
   return {};
 }
 
 Result<void> MigrationSource::send_state() {
   enter(SourceState::kFrozen);
   GESTALT_ASSIGN(handover_, host_.freeze_io());
+  mark("io");
   if (handover_.size() > kMaxHandoverBytes)
     return fail(ErrorCode::kInternal, "the hand-over is too large");
   enter(SourceState::kSendingState);
   GESTALT_TRY(fault_point(Fault::kSourceSendState));
+  GESTALT_ASSIGN(auto present, read_missing_pages(images_->path()));
+  std::map<std::uint32_t, PageSet> fresh;
+  if (precopy_) {
+    GESTALT_ASSIGN(fresh, precopy_->fresh());
+  }
   GESTALT_ASSIGN([[maybe_unused]] int timers, rearm_expired_timers_in(images_->path()));
-  GESTALT_ASSIGN(report_.state_bytes,
+  mark("sets");
+  connection_->cork();
+  GESTALT_ASSIGN(auto state_bytes,
                  send_images(*connection_, images_->path(), parameters_.deadline));
+  stats_.set_state_bytes(state_bytes);
+  GESTALT_TRY(send_sets(present, fresh));
   GESTALT_TRY(fault_point(Fault::kSourceSendHandover));
+  GESTALT_TRY(send_handover());
+  GESTALT_TRY(connection_->uncork(parameters_.deadline));
+  server_->serve(std::move(present));
+  mark("sent");
+  return {};
+}
+
+Result<void> MigrationSource::send_sets(const std::map<std::uint32_t, PageSet>& present,
+                                        const std::map<std::uint32_t, PageSet>& fresh) {
+  std::uint64_t frames = 0;
+  std::uint64_t resident_bytes = 0;
+  std::uint64_t fresh_bytes = 0;
+  for (const auto& [pid, pages] : present) {
+    resident_bytes += pages.pages() * kPageBytes;
+    for (const auto& frame : encode_page_set(pages)) {
+      GESTALT_TRY(connection_->send(FrameType::kPresent, pid, frame, parameters_.deadline));
+      ++frames;
+    }
+    auto known = fresh.find(pid);
+    if (known == fresh.end()) continue;
+    PageSet good = known->second;
+    good.intersect(pages);
+    fresh_bytes += good.pages() * kPageBytes;
+    for (const auto& frame : encode_page_set(good)) {
+      GESTALT_TRY(connection_->send(FrameType::kFresh, pid, frame, parameters_.deadline));
+      ++frames;
+    }
+  }
+  stats_.set_resident_bytes(resident_bytes);
+  missing_bytes_ = resident_bytes - fresh_bytes;
+  return connection_->send(FrameType::kSetsEnd, frames, std::string_view(), parameters_.deadline);
+}
+
+Result<void> MigrationSource::send_handover() {
   std::string_view rest = handover_;
   do {
     auto piece = rest.substr(0, kHandoverPieceBytes);
@@ -155,30 +312,22 @@ Result<void> MigrationSource::send_state() {
   return {};
 }
 
-Result<void> MigrationSource::send_pages() {
-  enter(SourceState::kSendingPages);
-  GESTALT_TRY(fault_point(Fault::kSourceSendPages));
-  GESTALT_ASSIGN(auto pages, read_lazy_pages(images_->path()));
-  std::uint64_t total_bytes = 0;
-  for (const auto& [pid, ranges] : pages) total_bytes += ranges.bytes();
-  std::uint64_t reported = 0;
-  auto progress = [&](std::uint64_t done_bytes) {
-    if (done_bytes < total_bytes && done_bytes - reported < (16U << 20)) return;
-    reported = done_bytes;
-    host_.progress(name_of(SourceState::kSendingPages), done_bytes, total_bytes);
-  };
-  PageSource source(linux_kernel(), *connection_);
-  GESTALT_ASSIGN(auto counts, source.send_all(pages, progress, parameters_.deadline));
-  report_.pages_sent = counts.sent;
-  report_.pages_zero = counts.zero;
-  return {};
-}
-
 Result<void> MigrationSource::await_ready() {
   enter(SourceState::kAwaitingReady);
   GESTALT_TRY(fault_point(Fault::kSourceAwaitReady));
+  auto asked_at = Clock::now();
+  if (state_dump_ == StateDump::kStateOnly) {
+    GESTALT_ASSIGN(bool unchanged, smaps_unchanged(tree_.pids, smaps_directory()));
+    if (!unchanged)
+      return fail(ErrorCode::kBusy,
+                  "the process gave advice about its memory in the very moment "
+                  "of the freeze",
+                  "try again");
+  }
   std::vector<std::byte> nothing;
   GESTALT_TRY(connection_->expect(FrameType::kReady, nothing, parameters_.deadline));
+  stats_.set_restore_seconds(seconds_between(asked_at, Clock::now()));
+  mark("ready");
   return {};
 }
 
@@ -198,28 +347,118 @@ Result<void> MigrationSource::ask_leader() {
 
 // From here on the leader's word alone counts. Faults and lost connections between the
 // two ends only delay.
-Result<MigrationReport> MigrationSource::finish_granted() {
+Result<wire::MigrationStats> MigrationSource::finish_granted() {
+  auto granted_at = Clock::now();
+  mark("granted");
   enter(SourceState::kGranted);
   (void)fault_point(Fault::kSourceCommit);
   std::vector<std::byte> nothing;
   auto resumed = connection_->expect(FrameType::kResumed, nothing, deadline_in(kResumedTimeout));
   auto resumed_at = Clock::now();
+  mark("resumed");
   (void)fault_point(Fault::kSourceAwaitResumed);
   if (host_.await_outcome() != Verdict::kCompleted)
     return std::unexpected(roll_back(
         Error{ErrorCode::kUnavailable, "the destination failed before it ran the process", {}}));
   if (!resumed) resumed_at = Clock::now();
+  stats_.set_freeze_seconds(seconds_between(frozen_at_, resumed_at));
+  log::info("freeze", log::field("migration", parameters_.migration_id),
+            log::field("milliseconds", timeline_));
+  stats_.set_commit_seconds(seconds_between(granted_at, resumed_at));
+  if (missing_bytes_ > 0 && strategy_.pages_stay_behind()) serve_pages();
   enter(SourceState::kDestroying);
   (void)fault_point(Fault::kSourceDestroy);
+  server_->stop();
+  tracker_.reset();
   if (auto killed = unit_.group->kill(); !killed)
     log::error("cannot end the source's copy", log::field("error", killed.error().text()));
   state_.change(SourceState::kDestroying, SourceState::kCompleted);
-  report_.freeze_seconds = seconds_between(frozen_at_, resumed_at);
-  report_.total_seconds = seconds_between(started_, Clock::now());
-  report_.wire_bytes = connection_->stream().bytes_sent() + connection_->stream().bytes_received();
-  report_.processes = static_cast<std::uint32_t>(tree_.pids.size());
-  report_.threads = tree_.threads;
-  return report_;
+  fill_stats();
+  return stats_;
+}
+
+void MigrationSource::fill_stats() {
+  std::uint64_t wire_bytes = old_wire_bytes_ + server_->wire_bytes();
+  if (connection_)
+    wire_bytes += connection_->stream().bytes_sent() + connection_->stream().bytes_received();
+  stats_.set_total_seconds(seconds_between(started_, Clock::now()));
+  stats_.set_source_free_seconds(stats_.total_seconds());
+  stats_.set_wire_bytes(wire_bytes);
+  stats_.set_pages_sent(server_->pages_sent() + (precopy_ ? precopy_->pages_sent() : 0));
+  stats_.set_pages_zero(server_->pages_zero() + (precopy_ ? precopy_->pages_zero() : 0));
+  stats_.set_processes(static_cast<std::uint32_t>(tree_.pids.size()));
+  stats_.set_threads(tree_.threads);
+  stats_.set_streams(static_cast<std::uint32_t>(server_->bulk_links()));
+  stats_.set_mode(parameters_.options.mode());
+  stats_.set_source_cpu_seconds(cpu_seconds() - cpu_seconds_at_start_);
+}
+
+// The frozen copy is the only place where some pages are. It ends when the destination
+// has them all, or when the leader says that nobody wants them any more.
+void MigrationSource::serve_pages() {
+  enter(SourceState::kServing);
+  (void)fault_point(Fault::kSourceServe);
+  server_->keep_alive();
+  fill_stats();
+  host_.serving(stats_);
+  while (!is_cancelled()) {
+    auto done = await_done();
+    if (done) break;
+    if (server_->pages_lost()) {
+      stats_.set_error("the frozen copy of the process was ended before all its pages had moved");
+      break;
+    }
+    log::info("control connection lost", log::field("migration", parameters_.migration_id),
+              log::field("error", done.error().text()));
+    if (!reconnect_control()) break;
+  }
+}
+
+Result<void> MigrationSource::await_done() {
+  std::vector<std::byte> payload;
+  while (true) {
+    auto waited = connection_->stream().wait_readable(deadline_in(kProgressInterval));
+    if (!waited && waited.error().code != ErrorCode::kTimeout) return waited;
+    wire::MigrationProgress progress;
+    progress.set_phase(std::string(name_of(SourceState::kServing)));
+    progress.set_bytes_done((server_->pages_sent() + server_->pages_zero()) * kPageBytes);
+    progress.set_bytes_total(missing_bytes_);
+    host_.progress(progress);
+    if (server_->pages_lost()) return fail(ErrorCode::kGone, "the frozen copy has ended");
+    if (waited) break;
+  }
+  GESTALT_TRY(connection_->expect(FrameType::kDone, payload, Deadline::max()));
+  wire::MigrationStats seen;
+  if (!seen.ParseFromArray(payload.data(), static_cast<int>(payload.size())))
+    return fail(ErrorCode::kProtocol, "a report that makes no sense");
+  stats_.set_faults_demand(seen.faults_demand());
+  stats_.set_faults_avoided(seen.faults_avoided());
+  stats_.set_faults_local(seen.faults_local());
+  stats_.set_faults_zero(seen.faults_zero());
+  stats_.set_pages_duplicate(seen.pages_duplicate());
+  stats_.set_destination_cpu_seconds(seen.destination_cpu_seconds());
+  *stats_.mutable_fault_latency_seconds() = seen.fault_latency_seconds();
+  (void)connection_->send(FrameType::kDoneAck, 0, std::string_view(),
+                          deadline_in(kReconnectTimeout));
+  return {};
+}
+
+// False when cancelled.
+bool MigrationSource::reconnect_control() {
+  while (true) {
+    {
+      std::unique_lock lock(connection_mutex_);
+      if (cancelled_changed_.wait_for(lock, kReconnectPause, [this] { return cancelled_; }))
+        return false;
+    }
+    auto connection = open_link(kControlLink, deadline_in(kReconnectTimeout));
+    if (!connection) continue;
+    std::lock_guard lock(connection_mutex_);
+    old_wire_bytes_ += connection_->stream().bytes_sent() + connection_->stream().bytes_received();
+    connection_ = std::move(*connection);
+    if (cancelled_) connection_->stream().shut_down();
+    return !cancelled_;
+  }
 }
 
 void MigrationSource::tell_destination(const Error& error) {
@@ -233,11 +472,16 @@ void MigrationSource::cancel() {
   std::lock_guard lock(connection_mutex_);
   cancelled_ = true;
   if (connection_) connection_->stream().shut_down();
+  if (server_) server_->cancel();
+  cancelled_changed_.notify_all();
 }
 
 Error MigrationSource::roll_back(Error cause) {
   log::warning("migration rolled back", log::field("migration", parameters_.migration_id),
                log::field("state", name_of(state_.get())), log::field("error", cause.text()));
+  if (server_) server_->stop();
+  tracker_.reset();
+  (void)finish_dump();
   if (group_frozen_) {
     auto thawed = unit_.group->thaw(deadline_in(kFreezeTimeout));
     if (!thawed) log::error("cannot thaw", log::field("error", thawed.error().text()));

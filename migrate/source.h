@@ -1,18 +1,24 @@
 // The source's end of a migration.
 #pragma once
 
+#include <condition_variable>
+#include <future>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
-#include <string_view>
 
 #include "common/cgroup.h"
 #include "migrate/criu_client.h"
 #include "migrate/image_transfer.h"
 #include "migrate/migration.h"
+#include "migrate/page_server.h"
 #include "migrate/page_wire.h"
+#include "migrate/precopy.h"
 #include "migrate/process_tree.h"
 #include "migrate/state.h"
+#include "migrate/state_dump.h"
 #include "migrate/verdict.h"
 
 namespace gestalt {
@@ -34,8 +40,10 @@ class SourceHost {
   // The final verdict of a granted migration: kCompleted or kRolledBack. Waits as long
   // as it takes, because only the leader knows.
   [[nodiscard]] virtual Verdict await_outcome() = 0;
-  virtual void progress(std::string_view phase, std::uint64_t done_bytes,
-                        std::uint64_t total_bytes) = 0;
+  virtual void progress(const wire::MigrationProgress& progress) = 0;
+  // The unit runs at the destination for good, which still needs pages from here. The
+  // processes here stay frozen until run() returns, and are nobody's any more.
+  virtual void serving(const wire::MigrationStats& so_far) = 0;
 };
 
 struct SourceUnit {
@@ -49,43 +57,72 @@ class MigrationSource {
  public:
   MigrationSource(MigrationParameters parameters, SourceUnit unit, SourceHost& host);
 
-  // Moves the unit by mode eager. On success the unit's processes here have been
-  // killed (the host reaps them). On an error they run here as before.
-  [[nodiscard]] Result<MigrationReport> run();
+  // Moves the unit. On success the unit's processes here have been killed (the host
+  // reaps them). On an error they run here as before.
+  [[nodiscard]] Result<wire::MigrationStats> run();
   // After run() failed: the destination need not wait. To be called once the leader
   // knows, so that it hears of the cause before it hears of the consequence.
   void tell_destination(const Error& error);
-  // Makes run() fail soon, if the leader has not granted. From any thread.
+  // Makes run() fail soon, if the leader has not granted; or, once it only serves pages,
+  // end soon: nobody needs them any more. From any thread.
   void cancel();
 
  private:
   [[nodiscard]] Result<void> move_until_granted();
   [[nodiscard]] Result<void> connect();
+  [[nodiscard]] Result<std::unique_ptr<PageConnection>> open_link(std::uint64_t link,
+                                                                  Deadline deadline);
   [[nodiscard]] Result<void> preflight();
+  [[nodiscard]] Result<void> prepare_dump();
+  [[nodiscard]] Result<void> send_rounds();
   [[nodiscard]] Result<void> dump();
+  [[nodiscard]] Result<void> finish_dump();
   [[nodiscard]] Result<void> freeze();
   [[nodiscard]] Result<void> send_state();
-  [[nodiscard]] Result<void> send_pages();
+  [[nodiscard]] Result<void> send_sets(const std::map<std::uint32_t, PageSet>& present,
+                                       const std::map<std::uint32_t, PageSet>& fresh);
+  [[nodiscard]] Result<void> send_handover();
   [[nodiscard]] Result<void> await_ready();
   [[nodiscard]] Result<void> ask_leader();
-  [[nodiscard]] Result<MigrationReport> finish_granted();
+  [[nodiscard]] Result<wire::MigrationStats> finish_granted();
+  void serve_pages();
+  [[nodiscard]] Result<void> await_done();
+  [[nodiscard]] bool reconnect_control();
+  void fill_stats();
+  [[nodiscard]] std::string smaps_directory() const { return images_->path() + "/smaps"; }
+  void mark(std::string_view step);
   [[nodiscard]] Error roll_back(Error cause);
   [[nodiscard]] criu_req dump_request(int image_fd, std::uint16_t taken_port) const;
   void enter(SourceState state);
+  [[nodiscard]] bool is_cancelled();
 
   MigrationParameters parameters_;
+  Strategy strategy_;
   SourceUnit unit_;
   SourceHost& host_;
   StateMachine<SourceState> state_;
-  std::unique_ptr<PageConnection> connection_;
+  std::unique_ptr<PageConnection> connection_;  // the control link
+  std::unique_ptr<PageServer> server_;
+  std::unique_ptr<DirtyTracker> tracker_;
+  std::unique_ptr<Precopy> precopy_;
   std::unique_ptr<ImageDirectory> images_;
-  std::mutex connection_mutex_;  // guards the pointer against cancel()
+  Fd image_fd_;
+  StateDump state_dump_ = StateDump::kLazy;
+  std::optional<CriuClient> criu_;
+  std::unique_ptr<Listener> taken_port_;
+  std::future<Result<void>> dumping_;
+  std::mutex connection_mutex_;  // guards connection_ and cancelled_ against cancel()
+  std::condition_variable cancelled_changed_;
   bool cancelled_ = false;
   ProcessTree tree_;
   std::string handover_;
-  MigrationReport report_;
+  wire::MigrationStats stats_;
+  std::uint64_t missing_bytes_ = 0;  // what the freeze leaves to be fetched
+  std::uint64_t old_wire_bytes_ = 0;
+  double cpu_seconds_at_start_ = 0;
   Clock::time_point started_;
   Clock::time_point frozen_at_;
+  std::string timeline_;       // of the freeze, for the log
   bool group_frozen_ = false;  // must be thawed
   bool held_ = false;          // CRIU may let go
   bool io_held_ = false;       // before_freeze was called

@@ -14,20 +14,22 @@ std::string_view name_of(SourceState state) {
       return "connecting";
     case SourceState::kPreflight:
       return "preflight";
+    case SourceState::kPrecopy:
+      return "pre-copy";
     case SourceState::kDumping:
       return "dumping";
     case SourceState::kFrozen:
       return "frozen";
     case SourceState::kSendingState:
       return "sending-state";
-    case SourceState::kSendingPages:
-      return "sending-pages";
     case SourceState::kAwaitingReady:
       return "awaiting-ready";
     case SourceState::kAsking:
       return "asking";
     case SourceState::kGranted:
       return "granted";
+    case SourceState::kServing:
+      return "serving";
     case SourceState::kDestroying:
       return "destroying";
     case SourceState::kCompleted:
@@ -48,10 +50,14 @@ std::string_view name_of(DestinationState state) {
       return "receiving-state";
     case DestinationState::kRestoring:
       return "restoring";
+    case DestinationState::kFetching:
+      return "fetching";
     case DestinationState::kReady:
       return "ready";
     case DestinationState::kResumed:
       return "resumed";
+    case DestinationState::kPaging:
+      return "paging";
     case DestinationState::kCompleted:
       return "completed";
     case DestinationState::kRolledBack:

@@ -12,14 +12,15 @@ enum class SourceState {
   kStarting,
   kConnecting,
   kPreflight,
+  kPrecopy,  // rounds, while the processes run
   kDumping,  // CRIU holds the processes: the freeze time runs
   kFrozen,   // the control group holds them; CRIU is done
   kSendingState,
-  kSendingPages,
-  kAwaitingReady,
-  kAsking,      // the leader decides
-  kGranted,     // the destination may run; the source waits, frozen
-  kDestroying,  // completed: the source's copy is ended
+  kAwaitingReady,  // pages go out as they are asked for
+  kAsking,         // the leader decides
+  kGranted,        // the destination may run; the source waits, frozen
+  kServing,        // completed: the frozen copy is a store of pages
+  kDestroying,     // completed: the source's copy is ended
   kCompleted,
   kRolledBack,  // failed or denied: the source's copy runs
 };
@@ -29,8 +30,10 @@ enum class DestinationState {
   kListening,
   kReceivingState,
   kRestoring,
-  kReady,    // restored, not running
-  kResumed,  // runs, but frozen again unless confirmed in time
+  kFetching,  // restored, and all pages must be here before it runs
+  kReady,     // restored, not running
+  kResumed,   // runs, but frozen again unless confirmed in time
+  kPaging,    // confirmed; pages are still at the source
   kCompleted,
   kRolledBack,  // nothing of the process is left here
 };

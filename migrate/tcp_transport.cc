@@ -1,13 +1,17 @@
 #include <arpa/inet.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <vector>
 
 #include "common/fd.h"
 #include "migrate/transport.h"
@@ -73,6 +77,35 @@ class TcpStream final : public Stream {
     return {};
   }
 
+  Result<void> send_parts(std::span<const std::span<const std::byte>> parts,
+                          Deadline deadline) override {
+    std::vector<iovec> vectors;
+    vectors.reserve(parts.size());
+    for (auto part : parts)
+      if (!part.empty()) vectors.push_back({const_cast<std::byte*>(part.data()), part.size()});
+    std::size_t first = 0;
+    while (first < vectors.size()) {
+      msghdr message{};
+      message.msg_iov = &vectors[first];
+      message.msg_iovlen = std::min<std::size_t>(vectors.size() - first, IOV_MAX);
+      ssize_t count = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL);
+      if (count < 0) {
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN) return fail_errno(errno, "send to the other node");
+        GESTALT_TRY(wait_for(socket_.get(), POLLOUT, deadline));
+        continue;
+      }
+      auto left = static_cast<std::size_t>(count);
+      sent_ += left;
+      while (left > 0 && left >= vectors[first].iov_len) left -= vectors[first++].iov_len;
+      if (left > 0) {
+        vectors[first].iov_base = static_cast<std::byte*>(vectors[first].iov_base) + left;
+        vectors[first].iov_len -= left;
+      }
+    }
+    return {};
+  }
+
   Result<void> receive(std::span<std::byte> into, Deadline deadline) override {
     while (!into.empty()) {
       ssize_t count = ::recv(socket_.get(), into.data(), into.size(), 0);
@@ -88,6 +121,10 @@ class TcpStream final : public Stream {
       into = into.subspan(static_cast<std::size_t>(count));
     }
     return {};
+  }
+
+  Result<void> wait_readable(Deadline deadline) override {
+    return wait_for(socket_.get(), POLLIN, deadline);
   }
 
   void shut_down() override { (void)::shutdown(socket_.get(), SHUT_RDWR); }
@@ -112,12 +149,19 @@ class TcpListener final : public Listener {
       if (fd) return std::make_unique<TcpStream>(std::move(fd));
       if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
         return fail_errno(errno, "accept a page connection");
+      if (shut_down_) return fail(ErrorCode::kUnavailable, "not listening any more");
     }
+  }
+
+  void shut_down() override {
+    shut_down_ = true;
+    (void)::shutdown(socket_.get(), SHUT_RDWR);
   }
 
  private:
   Fd socket_;
   std::uint16_t port_;
+  std::atomic<bool> shut_down_ = false;
 };
 
 class TcpTransport final : public Transport {

@@ -18,8 +18,16 @@ class Stream {
  public:
   virtual ~Stream() = default;
   [[nodiscard]] virtual Result<void> send(std::span<const std::byte> bytes, Deadline deadline) = 0;
+  // The same for bytes that lie in several places.
+  [[nodiscard]] virtual Result<void> send_parts(std::span<const std::span<const std::byte>> parts,
+                                                Deadline deadline) {
+    for (auto part : parts) GESTALT_TRY(send(part, deadline));
+    return {};
+  }
   // Fills `into` entirely; a connection that ends before is kUnavailable.
   [[nodiscard]] virtual Result<void> receive(std::span<std::byte> into, Deadline deadline) = 0;
+  // Returns when receive() would have something, the end included; kTimeout.
+  [[nodiscard]] virtual Result<void> wait_readable(Deadline deadline) = 0;
   // Makes pending and later calls fail, on both ends. From any thread.
   virtual void shut_down() = 0;
   // Payload and framing sent and received so far.
@@ -32,6 +40,8 @@ class Listener {
   virtual ~Listener() = default;
   [[nodiscard]] virtual std::uint16_t port() const = 0;
   [[nodiscard]] virtual Result<std::unique_ptr<Stream>> accept(Deadline deadline) = 0;
+  // Makes pending and later accept() calls fail. From any thread.
+  virtual void shut_down() = 0;
 };
 
 class Transport {

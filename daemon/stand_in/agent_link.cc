@@ -1,5 +1,7 @@
 #include "daemon/stand_in/agent_link.h"
 
+#include <utility>
+
 #include "common/log.h"
 #include "common/paths.h"
 #include "common/unix_socket.h"
@@ -27,6 +29,14 @@ void AgentLink::connect() {
         (void)loop_.after(kRetry, [this] { connect(); });
       });
   send(make_hello_());
+  for (const auto& message : std::exchange(kept_, {})) send(message);
+}
+
+void AgentLink::send_surely(wire::Message message) {
+  if (connected())
+    send(message);
+  else
+    kept_.push_back(std::move(message));
 }
 
 void AgentLink::send(const wire::Message& message) {

@@ -18,6 +18,7 @@ namespace gestalt {
 namespace {
 
 constexpr auto kHangUpGrace = std::chrono::seconds(2);
+constexpr auto kLastWordTimeout = std::chrono::seconds(3);
 
 std::string command_text(const wire::JobSpec& spec) {
   std::string text;
@@ -128,6 +129,15 @@ void StandIn::on_message(wire::Message message) {
     case wire::Message::kMigrationVerdict:
       if (migration_ && migration_->id == message.migration_verdict().migration_id())
         migration_->verdict.put(from_wire(message.migration_verdict().verdict()));
+      return;
+    case wire::Message::kPreflightRequest:
+      return answer_preflight(message);
+    case wire::Message::kMigrationHurry:
+      if (paging_ && paging_id_ == message.migration_hurry().migration_id()) paging_->hurry();
+      return;
+    case wire::Message::kMigrationPagesLost:
+      if (paging_id_ == message.migration_pages_lost().migration_id())
+        pages_lost(message.migration_pages_lost().reason());
       return;
     case wire::Message::kMigrationCancel:
       return cancel_migration(message.migration_cancel().migration_id());
@@ -276,6 +286,13 @@ void StandIn::leave_when_empty() {
   if (!exit_acknowledged_) return;
   auto members = group_->processes();
   if (members && !members->empty()) return;
+  if (paging_) {
+    // The source is told, or learns from the leader that nobody needs its pages.
+    paging_->processes_ended();
+    if (!std::exchange(leaving_, true))
+      (void)loop_.after(kLastWordTimeout, [this] { end_paging(); });
+    return;
+  }
   leave();
 }
 

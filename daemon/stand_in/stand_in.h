@@ -69,11 +69,14 @@ class StandIn final : public SourceHost, public DestinationHost {
   void start_incoming(const wire::Message& message);
   void ask_again();
   void cancel_migration(std::uint64_t migration_id);
-  void outgoing_finished(Result<MigrationReport> outcome);
+  void answer_preflight(const wire::Message& message);
+  void outgoing_finished(Result<wire::MigrationStats> outcome);
+  void pages_lost(const std::string& reason);
+  void end_paging();
   void incoming_finished(Result<void> outcome);
   void forget_job();
   void report_outcome(wire::MigrationOutcome::State state, const Error* error,
-                      const MigrationReport* report);
+                      const wire::MigrationStats* stats);
   [[nodiscard]] wire::MigrationOutcome pending_outcome() const;
   [[nodiscard]] MigrationParameters parameters_of(std::uint64_t id, const std::string& secret,
                                                   const wire::MigrationOptions& options) const;
@@ -84,14 +87,15 @@ class StandIn final : public SourceHost, public DestinationHost {
   void resume_io() override;
   Result<Verdict> ask(Deadline deadline) override;
   Verdict await_outcome() override;
-  void progress(std::string_view phase, std::uint64_t done_bytes,
-                std::uint64_t total_bytes) override;
+  void progress(const wire::MigrationProgress& progress) override;
+  void serving(const wire::MigrationStats& so_far) override;
   void listening(std::uint16_t port) override;
   Result<RestorePlan> prepare_io(const std::string& handover) override;
   Result<Verdict> await_verdict(Deadline deadline) override;
   Result<void> before_resume(pid_t root) override;
   void resumed(pid_t root) override;
   Result<Verdict> await_confirmation(Deadline deadline) override;
+  void paging_finished() override;
 
   EventLoop loop_;
   LoopCaller caller_;
@@ -113,6 +117,11 @@ class StandIn final : public SourceHost, public DestinationHost {
   bool holding_signals_ = false;
   std::list<wire::LateSignal> held_signals_;
   std::optional<Migration> migration_;
+  // Moved in, and still bringing pages.
+  std::unique_ptr<MigrationDestination> paging_;
+  std::uint64_t paging_id_ = 0;
+  bool paging_done_ = false;  // but a migration's thread may still look at it
+  bool leaving_ = false;
   wire::Message incoming_request_;  // PrepareIncoming, answered once we listen
 };
 

@@ -6,11 +6,14 @@
 #include "common/log.h"
 #include "common/paths.h"
 #include "daemon/stand_in/stand_in.h"
+#include "migrate/preflight.h"
 
 namespace gestalt {
 namespace {
 
 constexpr double kDefaultTimeoutSeconds = 60;
+// For the pages of the move before to arrive.
+constexpr auto kPagingTimeout = std::chrono::seconds(60);
 
 wire::Message error_answer(const Error& error) {
   wire::Message message;
@@ -25,6 +28,7 @@ MigrationParameters StandIn::parameters_of(std::uint64_t id, const std::string& 
   MigrationParameters parameters;
   parameters.migration_id = id;
   parameters.secret = secret;
+  parameters.options = options;
   parameters.image_directory =
       options.image_directory().empty() ? paths::kImageDirectory : options.image_directory();
   double seconds =
@@ -57,19 +61,27 @@ void StandIn::start_outgoing(const wire::Message& message) {
   migration_->source = std::make_unique<MigrationSource>(
       parameters_of(request.migration_id(), request.secret(), request.options()), std::move(unit),
       *this);
-  migration_->thread = std::jthread([this, source = migration_->source.get()] {
-    auto outcome = source->run();
+  Deadline deadline = deadline_in(kPagingTimeout);
+  migration_->thread = std::jthread([this, source = migration_->source.get(), deadline] {
+    // CRIU would take pages that are still to come for pages that never were.
+    Result<wire::MigrationStats> outcome;
+    auto ready = paging_ ? paging_->finish_paging(deadline) : Result<void>();
+    if (ready)
+      outcome = source->run();
+    else
+      outcome = std::unexpected(std::move(ready).error());
     caller_.post(
         [this, outcome = std::move(outcome)]() mutable { outgoing_finished(std::move(outcome)); });
   });
 }
 
-void StandIn::outgoing_finished(Result<MigrationReport> outcome) {
+void StandIn::outgoing_finished(Result<wire::MigrationStats> outcome) {
   migration_->thread.join();
   if (!outcome) {
     report_outcome(wire::MigrationOutcome::FAILED, &outcome.error(), nullptr);
     migration_->source->tell_destination(outcome.error());
     migration_.reset();
+    if (paging_done_) end_paging();
     if (root_status_) {
       root_ended();
     } else if (abandoned_) {
@@ -77,10 +89,16 @@ void StandIn::outgoing_finished(Result<MigrationReport> outcome) {
     }
     return on_child_events();
   }
-  report_outcome(wire::MigrationOutcome::DONE, nullptr, &*outcome);
+  if (outcome->error().empty()) {
+    report_outcome(wire::MigrationOutcome::DONE, nullptr, &*outcome);
+  } else {
+    Error lost{ErrorCode::kGone, outcome->error(), {}};
+    report_outcome(wire::MigrationOutcome::FAILED, &lost, &*outcome);
+  }
   log::info("job moved away", log::field("job", job_id_), log::field("to", root_node_),
-            log::field("freeze_seconds", outcome->freeze_seconds));
+            log::field("freeze_seconds", outcome->freeze_seconds()));
   migration_.reset();
+  end_paging();
   // The processes here have been killed; once they are reaped, this pid is free again.
   forget_job();
 }
@@ -136,18 +154,33 @@ Verdict StandIn::await_outcome() {
   return migration_->verdict.await_final(Deadline::max()).value_or(Verdict::kRolledBack);
 }
 
-void StandIn::progress(std::string_view phase, std::uint64_t done_bytes,
-                       std::uint64_t total_bytes) {
-  caller_.post([this, phase = std::string(phase), done_bytes, total_bytes] {
+void StandIn::progress(const wire::MigrationProgress& progress) {
+  caller_.post([this, progress] {
     if (!migration_) return;
     wire::Message message;
-    auto& progress = *message.mutable_migration_progress();
-    progress.set_migration_id(migration_->id);
-    progress.set_phase(phase);
-    progress.set_bytes_done(done_bytes);
-    progress.set_bytes_total(total_bytes);
+    *message.mutable_migration_progress() = progress;
+    message.mutable_migration_progress()->set_migration_id(migration_->id);
     agent_.send(message);
   });
+}
+
+void StandIn::serving(const wire::MigrationStats& so_far) {
+  caller_.call([this, &so_far] {
+    log::info("job moved away, pages follow", log::field("job", job_id_),
+              log::field("to", root_node_), log::field("freeze_seconds", so_far.freeze_seconds()));
+    migration_->reported = wire::MigrationOutcome::SERVING;
+    report_outcome(wire::MigrationOutcome::SERVING, nullptr, &so_far);
+  });
+}
+
+void StandIn::answer_preflight(const wire::Message& message) {
+  if (root_ == 0 || root_status_)
+    return reply(message, error_answer({ErrorCode::kGone, "the process has ended", {}}));
+  auto report = preflight_report(root_, *group_);
+  if (!report) return reply(message, error_answer(report.error()));
+  wire::Message answer;
+  *answer.mutable_preflight_report() = std::move(*report);
+  reply(message, std::move(answer));
 }
 
 void StandIn::cancel_migration(std::uint64_t migration_id) {
@@ -243,11 +276,40 @@ void StandIn::incoming_finished(Result<void> outcome) {
     return forget_job();
   }
   log::info("job moved in", log::field("job", job_id_), log::field("pid", root_));
+  paging_id_ = migration_->id;
+  paging_done_ = false;
+  paging_ = std::move(migration_->destination);
   migration_.reset();
   stdio_->start();
   stdio_->resync();
   if (root_status_) root_ended();
   on_child_events();
+}
+
+void StandIn::paging_finished() {
+  caller_.post([this] {
+    paging_done_ = true;
+    end_paging();
+  });
+}
+
+// Every page is here, or nobody needs any.
+void StandIn::end_paging() {
+  if (!paging_ || migration_) return;  // the migration's thread may wait for it
+  paging_->close();
+  paging_.reset();
+  leave_when_empty();
+}
+
+// The hand-over point for a restart from a checkpoint: what the process still needed was
+// only there.
+void StandIn::pages_lost(const std::string& reason) {
+  if (!paging_ || !paging_->paging()) return;
+  log::error("the job's pages are lost: it ends", log::field("job", job_id_),
+             log::field("reason", reason));
+  if (auto killed = group_->kill(); !killed)
+    log::error("cannot end the job", log::field("error", killed.error().text()));
+  paging_->processes_ended();
 }
 
 // ------------------------------------------------------------------- both
@@ -263,28 +325,20 @@ wire::MigrationOutcome StandIn::pending_outcome() const {
 }
 
 void StandIn::report_outcome(wire::MigrationOutcome::State state, const Error* error,
-                             const MigrationReport* report) {
+                             const wire::MigrationStats* stats) {
   wire::Message message;
   auto& outcome = *message.mutable_migration_outcome();
   outcome = pending_outcome();
   outcome.set_state(state);
   if (error != nullptr) *outcome.mutable_error() = to_wire(*error);
-  if (report != nullptr) {
-    auto& stats = *outcome.mutable_stats();
-    stats.set_migration_id(migration_->id);
-    stats.set_pid(static_cast<std::uint32_t>(root_));
-    stats.set_freeze_seconds(report->freeze_seconds);
-    stats.set_total_seconds(report->total_seconds);
-    stats.set_wire_bytes(report->wire_bytes);
-    stats.set_pages_sent(report->pages_sent);
-    stats.set_pages_zero(report->pages_zero);
-    stats.set_state_bytes(report->state_bytes);
-    stats.set_processes(report->processes);
-    stats.set_threads(report->threads);
+  if (stats != nullptr) {
+    *outcome.mutable_stats() = *stats;
+    outcome.mutable_stats()->set_migration_id(migration_->id);
+    outcome.mutable_stats()->set_pid(static_cast<std::uint32_t>(root_));
     for (const auto& signal : std::exchange(held_signals_, {}))
       *outcome.add_late_signals() = signal;
   }
-  agent_.send(message);
+  agent_.send_surely(std::move(message));
 }
 
 }  // namespace gestalt

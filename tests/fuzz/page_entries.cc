@@ -2,12 +2,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <filesystem>
 #include <memory>
 
 #include "migrate/image_transfer.h"
-#include "migrate/page_ranges.h"
+#include "migrate/page_chunk.h"
 #include "migrate/page_wire.h"
 #include "migrate/pagemap_image.h"
 #include "tests/fuzz/entries.h"
@@ -29,6 +30,7 @@ class RecordedStream final : public Stream {
     bytes_.remove_prefix(into.size());
     return {};
   }
+  Result<void> wait_readable(Deadline) override { return {}; }
   void shut_down() override {}
   [[nodiscard]] std::uint64_t bytes_sent() const override { return sent_; }
   [[nodiscard]] std::uint64_t bytes_received() const override { return 0; }
@@ -51,42 +53,156 @@ std::string frame(FrameType type, std::uint64_t argument, std::string_view paylo
          std::string(payload);
 }
 
+// What decodes can be encoded again, to the same bytes.
+void check_request(const FrameHeader& header, std::span<const std::byte> payload) {
+  auto run = decode_request(header, payload);
+  if (!run) return promise(run.error().code == ErrorCode::kProtocol, "a bad request says so");
+  promise(is_sensible(*run, kMaxPagesPerChunk), "a request is for pages that can be");
+  promise(std::ranges::equal(encode_request(*run), payload), "a request comes back as it was");
+}
+
+void check_page_set(std::span<const std::byte> payload) {
+  PageSet set;
+  auto done = decode_page_set(payload, set);
+  if (!done) return promise(done.error().code == ErrorCode::kProtocol, "a bad set says so");
+  for (const auto& [block, bitmap] : set.blocks()) {
+    promise(block < kAddressLimit / kBlockBytes, "a set lies in the address space");
+    promise(std::ranges::any_of(bitmap, [](std::uint64_t word) { return word != 0; }),
+            "no block is empty");
+  }
+  PageSet again;
+  for (const auto& frame : encode_page_set(set)) {
+    promise(frame.size() <= kMaxPieceBytes, "a frame of a set keeps to its limit");
+    promise(decode_page_set(frame, again).has_value(), "an encoded set can be decoded");
+  }
+  promise(again.blocks() == set.blocks(), "a set comes back as it was");
+}
+
+void check_chunk(const FrameHeader& header, std::span<const std::byte> payload) {
+  ChunkReader reader;
+  std::vector<ChunkRun> runs;
+  auto run = reader.decode(header, payload, runs);
+  if (!run) return promise(run.error().code == ErrorCode::kProtocol, "a bad chunk says so");
+  promise(is_sensible(*run, kMaxPagesPerChunk), "a chunk is of pages that can be");
+  std::uint64_t at = run->address;
+  std::uint64_t touched = 0;
+  for (const auto& each : runs) {
+    promise(each.address == at && each.count > 0, "runs follow each other");
+    at += each.count * kPageBytes;
+    bool data = each.kind == RunKind::kData;
+    promise(each.bytes.size() == (data ? each.count * kPageBytes : 0), "a run has all its bytes");
+    for (std::byte byte : each.bytes) touched += static_cast<std::uint64_t>(byte);
+  }
+  promise(at == run->end() && touched < ~0ULL, "and they fill the chunk");
+}
+
 void run_page_frames(std::string_view bytes) {
   auto peer = connection(bytes);
   std::vector<std::byte> payload;
   while (auto header = peer.receive_header(Deadline::max())) {
-    promise(header->length <= kMaxPayloadBytes, "a frame keeps to its limit");
+    promise(header->length <= kMaxPieceBytes + kMaxChunkOverheadBytes, "a frame keeps its limit");
+    promise(decode_header(encode_header(*header)).has_value(), "a header can be encoded again");
     if (!peer.receive_payload(*header, payload, Deadline::max())) return;
-    if (header->type != FrameType::kPages && header->type != FrameType::kZeroPages) continue;
-    auto run = decode_page_run(*header, payload);
-    if (!run) continue;
-    promise(run->address % kPageBytes == 0 && run->count > 0, "a run has whole pages");
-    promise(run->address + run->count * kPageBytes <= kAddressLimit, "in the user's address space");
-    if (header->type == FrameType::kPages)
-      promise(payload.size() - 8 == run->count * kPageBytes, "and all its bytes");
+    if (header->type == FrameType::kRequest) check_request(*header, payload);
+    if (header->type == FrameType::kPresent) check_page_set(payload);
+    if (header->type == FrameType::kChunk) check_chunk(*header, payload);
   }
 }
 
+// A mutated length makes a frame unreadable, so the payloads are fuzzed by themselves too.
+void run_page_chunk(std::string_view bytes) {
+  auto payload = std::as_bytes(std::span(bytes));
+  check_chunk({FrameType::kChunk, static_cast<std::uint32_t>(payload.size()), 0x7f0000000000},
+              payload);
+}
+
+void run_page_set(std::string_view bytes) { check_page_set(std::as_bytes(std::span(bytes))); }
+
+// Keeps what is sent.
+class RecordingStream final : public Stream {
+ public:
+  explicit RecordingStream(std::string& bytes) : bytes_(bytes) {}
+  Result<void> send(std::span<const std::byte> bytes, Deadline) override {
+    bytes_ += text(bytes);
+    return {};
+  }
+  Result<void> receive(std::span<std::byte>, Deadline) override {
+    return fail(ErrorCode::kUnavailable, "nothing to be heard");
+  }
+  Result<void> wait_readable(Deadline) override { return {}; }
+  void shut_down() override {}
+  [[nodiscard]] std::uint64_t bytes_sent() const override { return bytes_.size(); }
+  [[nodiscard]] std::uint64_t bytes_received() const override { return 0; }
+
+ private:
+  std::string& bytes_;
+};
+
+// Of this process's memory: data, two zero pages, data.
+std::string chunk_frame(ChunkOptions options) {
+  struct alignas(kPageBytes) Memory {
+    std::array<std::array<char, kPageBytes>, 4> pages{};
+  };
+  static Memory memory;
+  memory.pages[0].fill('x');
+  memory.pages[3].fill('y');
+  std::string sent;
+  PageConnection peer(std::make_unique<RecordingStream>(sent));
+  PageRun run{static_cast<std::uint32_t>(::getpid()), reinterpret_cast<std::uint64_t>(&memory), 4};
+  auto counts = ChunkWriter(linux_kernel(), options).send(peer, run, Deadline::max());
+  promise(counts && counts->zero == 2 && counts->sent == 2, "a chunk can be made");
+  return sent;
+}
+
+std::vector<std::string> page_chunk_seeds() {
+  std::vector<std::string> seeds;
+  for (bool compress : {false, true})
+    for (bool checksum : {false, true})
+      seeds.push_back(
+          chunk_frame({.compress = compress, .checksum = checksum}).substr(kHeaderBytes));
+  return seeds;
+}
+
+std::vector<std::string> page_set_seeds() {
+  PageSet set;
+  set.add(0x7f0000001000, 0x7f0000001000 + 5 * kBlockBytes);
+  set.add(0x1000, 0x3000);
+  PageSet last;
+  last.add(kAddressLimit - kPageBytes, kAddressLimit);
+  return {text(encode_page_set(set)[0]), text(encode_page_set(last)[0])};
+}
+
 std::vector<std::string> page_frame_seeds() {
-  std::string pages = text(encode_page_run(4711, 2)) + std::string(2 * kPageBytes, 'p');
-  return {frame(FrameType::kPages, 0x7f0000000000, pages),
-          frame(FrameType::kZeroPages, 0x1000, text(encode_page_run(4711, 100))),
-          frame(FrameType::kPagesEnd, 102) + frame(FrameType::kReady, 0),
-          frame(FrameType::kAbort, 0, "no space left"), frame(FrameType::kHello, 0, "nonce")};
+  std::string request =
+      frame(FrameType::kRequest, 0x7f0000000000, text(encode_request({4711, 0x7f0000000000, 2})));
+  std::string sets =
+      frame(FrameType::kPresent, 4711, page_set_seeds()[0]) + frame(FrameType::kSetsEnd, 1);
+  return {request,
+          sets,
+          chunk_frame({}),
+          chunk_frame({.compress = true, .checksum = true}),
+          frame(FrameType::kRoundEnd, 1) + frame(FrameType::kPushEnd, 1),
+          frame(FrameType::kAbort, 0, "no space left"),
+          frame(FrameType::kHello, 0, "nonce")};
 }
 
 // Nobody gets in who does not know the secret.
 void run_authenticate(std::string_view bytes) {
   for (PageRole role : {PageRole::kSource, PageRole::kDestination}) {
     auto peer = connection(bytes);
-    auto done = authenticate(peer, role, std::string(32, 's'), Deadline::max());
+    std::uint64_t link = kDemandLink;
+    auto done = authenticate(peer, role, std::string(32, 's'), link, Deadline::max());
     promise(!done.has_value(), "a peer without the secret is refused");
   }
 }
 
 std::vector<std::string> authenticate_seeds() {
-  std::string hello = std::string("\0\0\0\1", 4) + std::string(32, 'n');
-  return {frame(FrameType::kHello, 0, hello) + frame(FrameType::kProof, 0, std::string(32, 'p'))};
+  std::string version(4, '\0');
+  version[3] = static_cast<char>(kPageProtocolVersion);
+  std::string hello = version + std::string(32, 'n');
+  std::string proof = frame(FrameType::kProof, 0, std::string(32, 'p'));
+  return {frame(FrameType::kHello, 0, hello) + proof,
+          frame(FrameType::kHello, kFirstBulkLink, hello) + proof};
 }
 
 std::uint64_t bytes_below(const std::filesystem::path& directory) {
@@ -134,17 +250,16 @@ std::vector<std::string> image_name_seeds() {
 }
 
 void run_pagemap(std::string_view bytes) {
-  auto lazy = parse_lazy_pages(std::string(bytes));
-  if (!lazy) {
-    promise(lazy.error().code == ErrorCode::kProtocol, "a bad image is a protocol error");
+  auto dumped = parse_dumped_pages(std::string(bytes));
+  auto eager = parse_eager_pages(std::string(bytes));
+  promise(dumped.has_value() == eager.has_value(), "an image is good or bad, whatever is asked");
+  if (!dumped) {
+    promise(dumped.error().code == ErrorCode::kProtocol, "a bad image is a protocol error");
     return;
   }
-  std::uint64_t end_before = 0;
-  for (auto [start, end] : lazy->ranges()) {
+  dumped->for_each([](std::uint64_t start, std::uint64_t end) {
     promise(start < end && end <= kAddressLimit, "a range lies in the address space");
-    promise(end_before == 0 || start > end_before, "ranges are apart and in order");
-    end_before = end;
-  }
+  });
 }
 
 std::string word(std::uint32_t value) {
@@ -162,9 +277,9 @@ std::vector<std::string> pagemap_seeds() {
 }
 
 // Against the plainest model of a set of pages.
-void run_page_ranges(std::string_view bytes) {
+void run_page_set_changes(std::string_view bytes) {
   constexpr std::uint64_t kPages = 64;
-  PageRanges ranges;
+  PageSet ranges;
   std::vector<bool> model(2 * kPages, false);
   for (std::size_t i = 0; i + 3 < bytes.size(); i += 4) {
     auto number = [&](std::size_t at) { return static_cast<unsigned char>(bytes[i + at]); };
@@ -190,22 +305,25 @@ void run_page_ranges(std::string_view bytes) {
     promise(ranges.contains(page * kPageBytes) == model[page], "the set has the right pages");
     count += model[page] ? 1U : 0U;
   }
-  promise(ranges.bytes() == count * kPageBytes, "and the right size");
+  promise(ranges.pages() == count, "and the right size");
 }
 
-std::vector<std::string> page_range_seeds() {
+std::vector<std::string> page_set_change_seeds() {
   return {std::string("\0\1\5\0\0\7\3\0\1\2\2\0\2\1\4\x28", 16)};
 }
 
 }  // namespace
 
 std::span<const Entry> page_entries() {
-  static constexpr Entry kEntries[] = {{"page_frames", run_page_frames, page_frame_seeds},
-                                       {"authenticate", run_authenticate, authenticate_seeds},
-                                       {"images", run_images, image_seeds},
-                                       {"image_name", run_image_name, image_name_seeds},
-                                       {"pagemap", run_pagemap, pagemap_seeds},
-                                       {"page_ranges", run_page_ranges, page_range_seeds}};
+  static constexpr Entry kEntries[] = {
+      {"page_frames", run_page_frames, page_frame_seeds},
+      {"page_chunk", run_page_chunk, page_chunk_seeds},
+      {"page_set", run_page_set, page_set_seeds},
+      {"authenticate", run_authenticate, authenticate_seeds},
+      {"images", run_images, image_seeds},
+      {"image_name", run_image_name, image_name_seeds},
+      {"pagemap", run_pagemap, pagemap_seeds},
+      {"page_set_changes", run_page_set_changes, page_set_change_seeds}};
   return kEntries;
 }
 

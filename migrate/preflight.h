@@ -1,0 +1,15 @@
+// What a migration of a unit would meet, without stopping or changing anything.
+#pragma once
+
+#include <sys/types.h>
+
+#include "common/cgroup.h"
+#include "common/proto/control.pb.h"
+#include "common/result.h"
+
+namespace gestalt {
+
+// `group` holds the unit.
+[[nodiscard]] Result<wire::PreflightReport> preflight_report(pid_t root, const Cgroup& group);
+
+}  // namespace gestalt
