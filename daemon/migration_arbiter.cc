@@ -391,8 +391,7 @@ void MigrationArbiter::roll_back(Migration& migration, const Error& why, Clock::
   end_if_settled(migration, out);
 }
 
-void MigrationArbiter::await_source(Migration& migration, const Error& why,
-                                    Clock::time_point now) {
+void MigrationArbiter::await_source(Migration& migration, const Error& why, Clock::time_point now) {
   migration.failure = why;
   migration.failed = now;
   migration.source_settled = migration.source_gone || !migration.outgoing_started;

@@ -1,0 +1,99 @@
+"""Runs what was asked for, and prints the table. Called by bench/run, on the leader."""
+
+import argparse
+import json
+import re
+import sys
+import time
+
+import criu
+import measures
+import report
+from nodes import Failed, NotMeasured
+from series import Sizes
+
+BEGAN = time.monotonic()
+
+
+def say(text):
+    print(f"[{time.monotonic() - BEGAN:3.0f} s] {text}", file=sys.stderr, flush=True)
+
+
+class Series:
+    """All runs of one function, and why there are none."""
+
+    def __init__(self, name, function):
+        self.name, self.function = name, function
+        self.runs, self.reason, self.failed = [], None, False
+
+    def run(self, sizes):
+        if self.reason:
+            return
+        began = time.monotonic()
+        try:
+            self.runs.append(self.function(sizes))
+            say(f"  {self.name}: {time.monotonic() - began:.1f} s")
+        except NotMeasured as why:
+            self.reason = str(why)
+            say(f"  {self.name}: not measured: {why}")
+        except Failed as why:
+            self.reason, self.failed = str(why), True
+            say(f"  {self.name}: FAILED: {why}")
+
+
+def result_of(measure, every):
+    needed = [every[name] for name in measure.needs]
+    missing = next((series for series in needed if series.failed), None)
+    missing = missing or next((series for series in needed if series.reason), None)
+    if missing:
+        return report.row(measure, reason=missing.reason, failed=missing.failed)
+    return report.row(measure, measure.compute(*(series.runs for series in needed)))
+
+
+def notes():
+    lines = [
+        "freeze times are gaps that the program itself saw, by CLOCK_REALTIME",
+        "floor: criu dump and criu restore of a 1 MiB process on one node, by the command line",
+    ]
+    if not criu.has("mem_dirty_track"):
+        lines.append("CRIU's pre-dump rounds: not available, this kernel has no soft-dirty bits")
+    return lines
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default="")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", required=True)
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    sizes = Sizes(gib=256, large=512, region=64) if arguments.quick else Sizes()
+    wanted = [measure for measure in measures.measures(sizes) if re.search(arguments.only, measure.key)]
+    if not wanted:
+        sys.exit(f"bench: no measure matches '{arguments.only}'")
+    needed = {name for measure in wanted for name in measure.needs}
+    results = {"quick": arguments.quick, "runs": arguments.runs, "machine": report.machine()}
+    criu.prepare()
+    every = {}
+    for group, members in measures.GROUPS.items():
+        chosen = [Series(name, function) for name, function in members.items() if name in needed]
+        every |= {series.name: series for series in chosen}
+        for number in range(arguments.runs if chosen else 0):
+            say(f"{group}, run {number + 1} of {arguments.runs}")
+            for series in chosen:
+                series.run(sizes)
+    results["measures"] = [result_of(measure, every) for measure in wanted]
+    results["samples"] = {name: series.runs for name, series in every.items()}
+    results["notes"] = notes()
+    with open(arguments.json, "w") as file:
+        json.dump(results, file, indent=1)
+    print(report.table(results))
+    sys.exit(1 if any(series.failed for series in every.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()
