@@ -6,6 +6,8 @@ The times are CLOCK_REALTIME, which is the same on all nodes of a sandbox.
 """
 
 import json
+import os
+import signal
 import socketserver
 import subprocess
 import sys
@@ -17,16 +19,21 @@ PORT = 7707
 def run(request):
     began = time.time()
     try:
-        ended = subprocess.run(
+        child = subprocess.Popen(
             request["argv"],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=request["timeout"],
+            start_new_session=True,
         )
-        status, out, err = ended.returncode, ended.stdout, ended.stderr
+        out, err = child.communicate(timeout=request["timeout"])
+        status = child.returncode
     except subprocess.TimeoutExpired:
+        # What it started goes with it.
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
         status, out, err = 124, "", f"not finished in {request['timeout']} s"
     except OSError as error:
         status, out, err = 127, "", str(error)

@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 _HEAD = f"""
 dir=$1 pid=$2 peer=$3 pages=$4 images=$5
 criu() {{ command criu "$@" {OPTIONS} && return
-  echo "criu $1: $(grep -h Error "$dir"/*.log | head -n 1)" >&2; exit 1; }}
+  echo "criu $1: $(grep -h Error "$dir"/*.log | tail -n 1)" >&2; exit 1; }}
 mkdir -p "$dir"
 cd "$dir"
 send_images() {{ tar --create --exclude='*.log' --exclude=status . | nc -N "$peer" "$images"; }}
@@ -50,7 +50,7 @@ criu restore --restore-detached -D "$dir" -o restore.log
 LAZY_SOURCE = """
 mkfifo status
 (criu dump --tree "$pid" -D "$dir" -o dump.log --lazy-pages --port "$pages" --status-fd 7 7>status) &
-read -r -N 1 <status
+head --bytes=1 status >/dev/null
 send_images
 wait $! || exit
 """
@@ -59,7 +59,7 @@ mkfifo status
 receive_images
 (criu lazy-pages -D "$dir" -o lazy-pages.log --page-server --address "$peer" --port "$pages" \
   --status-fd 7 7>status) &
-read -r -N 1 <status
+head --bytes=1 status >/dev/null
 criu restore --restore-detached -D "$dir" -o restore.log --lazy-pages
 wait $! || exit
 """

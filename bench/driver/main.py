@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import statistics
 import sys
 import time
 
@@ -41,13 +42,25 @@ class Series:
             say(f"  {self.name}: FAILED: {why}")
 
 
+def medians(needed):
+    """Of what there is, when a figure cannot be had."""
+    return {
+        f"{series.name}_{field}": statistics.median(run[field] for run in series.runs)
+        for series in needed
+        if series.runs
+        for field, value in series.runs[0].items()
+        if isinstance(value, (int, float))
+    }
+
+
 def result_of(measure, every):
     needed = [every[name] for name in measure.needs]
     missing = next((series for series in needed if series.failed), None)
     missing = missing or next((series for series in needed if series.reason), None)
     if missing:
-        return report.row(measure, reason=missing.reason, failed=missing.failed)
-    return report.row(measure, measure.compute(*(series.runs for series in needed)))
+        return report.row(measure, None, medians(needed), missing.reason, missing.failed)
+    figure = measure.compute(*(series.runs for series in needed))
+    return report.row(measure, figure, figure.detail)
 
 
 def notes():

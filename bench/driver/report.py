@@ -32,17 +32,20 @@ def machine():
     }
 
 
-def row(measure, figure=None, reason=None, failed=False):
-    result = {"key": measure.key, "measure": measure.text, "unit": measure.unit, "target": measure.target}
+def row(measure, figure, detail, reason=None, failed=False):
+    verdict = f"{'failed' if failed else 'not measured'}: {reason}"
     if figure:
-        result |= {"figure": figure.value, "spread": {"min": figure.low, "max": figure.high}, "detail": figure.detail}
-    else:
-        result |= {"figure": None, "spread": None, "detail": {}}
-    if reason:
-        result["verdict"] = f"{'failed' if failed else 'not measured'}: {reason}"
-    else:
-        result["verdict"] = "met" if measure.met(figure.value) else "missed"
-    return result
+        verdict = "met" if measure.met(figure.value) else "missed"
+    return {
+        "key": measure.key,
+        "measure": measure.text,
+        "figure": figure.value if figure else None,
+        "spread": {"min": figure.low, "max": figure.high} if figure else None,
+        "unit": measure.unit,
+        "target": measure.target,
+        "verdict": verdict,
+        "detail": detail,
+    }
 
 
 def _number(name, value):
