@@ -155,8 +155,9 @@ def latency(network, faults):
 
 def slow_down(runs):
     return of_runs(
-        [100 * run["slow_down"] for run in runs],
-        slow_down_by_cpu_time_percent=100 * median(runs, "slow_down_by_cpu_time"),
+        pick(runs, "slow_down_had_percent"),
+        by_cpu_time_percent=median(runs, "slow_down_cpu_percent"),
+        by_wall_clock_percent=median(runs, "slow_down_wall_percent"),
         untracked_pages_per_second=median(runs, "untracked_pages_per_second"),
     )
 

@@ -26,14 +26,16 @@ struct Progress {
 
 class Heartbeat {
  public:
-  // `worker` is the thread whose CPU time is sampled. `progress` must outlive this.
-  Heartbeat(const Progress& progress, pthread_t worker);
+  // The calling thread is the worker, whose CPU time is sampled; with `waits` also how long
+  // it waited for a CPU, which others kept busy. `progress` must outlive this.
+  Heartbeat(const Progress& progress, bool waits);
 
   // Ends the thread; nothing is recorded after that.
   void stop();
 
   // JSON members, without braces: "gaps":[[began_ns,length_ns]…] of all gaps above 1 ms,
-  // "samples":[[realtime_ns,units,worker_cpu_ns,distinct_pages]…]. After stop() only.
+  // "samples":[[realtime_ns,units,worker_cpu_ns,worker_wait_ns,distinct_pages]…]. After
+  // stop() only.
   std::string json() const;
 
  private:
@@ -45,6 +47,7 @@ class Heartbeat {
     std::int64_t now_ns;
     std::uint64_t units;
     std::int64_t cpu_ns;
+    std::int64_t wait_ns;
     std::uint64_t distinct_pages;
   };
   static constexpr std::int64_t kLongGapNs = 1'000'000;
@@ -54,9 +57,11 @@ class Heartbeat {
 
   void beat();
   void sample(std::int64_t now_ns);
+  std::int64_t waited_ns() const;
 
   const Progress& progress_;
   clockid_t worker_clock_{};
+  std::string schedstat_;  // of the worker, in /proc; empty: not asked for
   std::unique_ptr<Gap[]> gaps_ = std::make_unique_for_overwrite<Gap[]>(kMostGaps);
   std::unique_ptr<Sample[]> samples_ = std::make_unique_for_overwrite<Sample[]>(kMostSamples);
   std::size_t gap_count_ = 0;

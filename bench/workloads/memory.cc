@@ -11,7 +11,7 @@
 //   --count N          end the work after N pages
 //   --zero-half        half of the pages, picked at random, are written with zeros
 //   --wait             begin the work when PREFIX.begin exists
-//   --cpu N            the working thread stays on that CPU
+//   --cpu N            the working thread stays on that CPU, and its waits are sampled
 //
 // It tells by files, so that nothing but memory is attached to it: PREFIX.ready (its pid)
 // when the memory is filled, PREFIX.done when the count is reached, and, asked to end by
@@ -273,7 +273,7 @@ int main(int argc, char** argv) {
   }
   bench::Progress progress;
   Work work(options, memory, progress);
-  bench::Heartbeat heartbeat(progress, ::pthread_self());
+  bench::Heartbeat heartbeat(progress, options.cpu >= 0);
   if (options.cpu >= 0) stay_on(options.cpu);
   write_file(options.control + ".ready", std::to_string(::getpid()));
   work.run();
