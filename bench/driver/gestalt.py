@@ -40,8 +40,8 @@ def _why(ended):
 
 
 def _migrate(pid, mode, options, wait):
-    # Eager is over when the command is; and there is no option for it.
-    waiting = ["--wait"] if wait and mode not in ("eager", "pre-copy") else []
+    # The others are over when the command is, or, lazy, perhaps never.
+    waiting = ["--wait"] if wait and mode in ("post-copy", "hybrid") else []
     began = time.time()
     ended = _gestalt("migrate", pid, DESTINATION, "--mode", mode, "--json", *waiting, *options)
     return began, time.time(), ended
@@ -69,9 +69,20 @@ def migrate(job, mode, *options, wait=True):
     return Migration(began, ended, json.loads(result.stdout)[0])
 
 
-def now(migration):
-    """The same migration's statistics as they have become."""
+def _listed(migration):
     result = _gestalt("migrations", migration["migration_id"], "--json")
     if result.returncode != 0:
         raise Failed(f"gestalt migrations: {_why(result)}")
-    return dataclasses.replace(migration, stats=json.loads(result.stdout)[0])
+    stats = json.loads(result.stdout)[0]
+    if stats.get("state") == "failed":
+        raise Failed(f"the migration failed: {stats.get('error')}")
+    return stats
+
+
+def after_paging(migration, seconds=2):
+    """The same migration with the statistics that it has in the end, or, while pages are left
+    that nobody touches, some time after the last touch: they travel from node to node."""
+    deadline = time.monotonic() + seconds
+    while (stats := _listed(migration)).get("state") != "done" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return dataclasses.replace(migration, stats=stats)

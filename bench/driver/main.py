@@ -68,7 +68,9 @@ def notes():
         "freeze times are gaps that the program itself saw, by CLOCK_REALTIME",
         "floor: criu dump and criu restore of a 1 MiB process on one node, by the command line",
     ]
-    if not criu.has("mem_dirty_track"):
+    if criu.has("mem_dirty_track"):
+        lines.append("CRIU's pre-dump rounds: not measured, though this kernel has the soft-dirty bits they need")
+    else:
         lines.append("CRIU's pre-dump rounds: not available, this kernel has no soft-dirty bits")
     return lines
 
@@ -78,19 +80,22 @@ def parse_arguments():
     parser.add_argument("--only", default="")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", required=True)
-    return parser.parse_args()
+    parser.add_argument("--into", required=True, help="directory of results.json and results.txt")
+    arguments = parser.parse_args()
+    arguments.sizes = Sizes(gib=256, large=512, region=64) if arguments.quick else Sizes()
+    try:
+        every = measures.measures(arguments.sizes)
+        arguments.wanted = [measure for measure in every if re.search(arguments.only, measure.key)]
+    except re.error as error:
+        parser.error(f"--only {arguments.only}: {error}")
+    if not arguments.wanted:
+        parser.error(f"no measure matches '{arguments.only}'; there are: {' '.join(each.key for each in every)}")
+    return arguments
 
 
-def main():
-    arguments = parse_arguments()
-    sizes = Sizes(gib=256, large=512, region=64) if arguments.quick else Sizes()
-    wanted = [measure for measure in measures.measures(sizes) if re.search(arguments.only, measure.key)]
-    if not wanted:
-        sys.exit(f"bench: no measure matches '{arguments.only}'")
-    needed = {name for measure in wanted for name in measure.needs}
-    results = {"quick": arguments.quick, "runs": arguments.runs, "machine": report.machine()}
-    criu.prepare()
+def run_groups(arguments):
+    """All series that the measures need, by name."""
+    needed = {name for measure in arguments.wanted for name in measure.needs}
     every = {}
     for group, members in measures.GROUPS.items():
         chosen = [Series(name, function) for name, function in members.items() if name in needed]
@@ -98,13 +103,23 @@ def main():
         for number in range(arguments.runs if chosen else 0):
             say(f"{group}, run {number + 1} of {arguments.runs}")
             for series in chosen:
-                series.run(sizes)
-    results["measures"] = [result_of(measure, every) for measure in wanted]
+                series.run(arguments.sizes)
+    return every
+
+
+def main():
+    arguments = parse_arguments()
+    results = {"quick": arguments.quick, "runs": arguments.runs, "machine": report.machine()}
+    criu.prepare()
+    every = run_groups(arguments)
+    results["measures"] = [result_of(measure, every) for measure in arguments.wanted]
     results["samples"] = {name: series.runs for name, series in every.items()}
     results["notes"] = notes()
-    with open(arguments.json, "w") as file:
+    results["seconds"] = time.monotonic() - BEGAN
+    with open(f"{arguments.into}/results.json", "w") as file:
         json.dump(results, file, indent=1)
-    print(report.table(results))
+    with open(f"{arguments.into}/results.txt", "w") as file:
+        file.write(report.table(results) + "\n")
     sys.exit(1 if any(series.failed for series in every.values()) else 0)
 
 

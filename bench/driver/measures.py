@@ -108,7 +108,7 @@ def worst_freeze(floor, *rates):
 
 
 def eager_rate(iperf, eager):
-    rates = [run["bytes"] / run["total_seconds"] for run in eager]
+    rates = [run["memory_bytes"] / run["total_seconds"] for run in eager]
     return ratio(
         rates,
         pick(iperf, "bytes_per_second"),
@@ -190,19 +190,86 @@ def measures(sizes):
     gib, large = f"{sizes.gib} MiB", f"{sizes.large} MiB"
     hybrid = tuple(f"hybrid-{rate}" for rate in ("idle", "1%", "10%", "max"))
     table = [
-        Measure("freeze.post-copy", f"freeze of post-copy, {gib} ÷ floor", "<= 1.5", ("floor", "post-copy"), freeze_to_floor),
-        Measure("freeze.post-copy-large", f"freeze of post-copy, {large} ÷ floor", "<= 1.5", ("floor", "post-copy-large"), freeze_to_floor),
-        Measure("freeze.pre-copy", f"freeze of pre-copy, {gib}, 1 %/s written ÷ floor", "<= 2", ("floor", "pre-copy-1%"), freeze_to_floor),
-        Measure("freeze.hybrid", f"freeze of hybrid, {gib}, worst write rate ÷ floor", "<= 2", ("floor", *hybrid), worst_freeze),
-        Measure("eager.rate", "eager: memory ÷ total time, against one iperf3 stream", ">= 0.6", ("iperf3", "eager"),
-                lambda iperf, eager: eager_rate(iperf, [run | {"bytes": sizes.gib << 20} for run in eager])),
-        Measure("post-copy.total", "total time of post-copy ÷ eager's", "<= 1.3", ("post-copy", "eager"), totals),
-        Measure("lazy.sequential", "sequential reader after lazy: demand faults ÷ pages", "<= 0.05", ("lazy-sequential",), faults_for_pages),
-        Measure("post-copy.random", "random reader, 25 % set, post-copy: faults avoided", ">= 0.7", ("random-reader",), faults_avoided, "share"),
-        Measure("fault.latency", "demand fault p50 ÷ 4 KiB round trip", "<= 3", ("pingpong", "fault-latency"), latency),
-        Measure("tracking.slow-down", "slow-down of a writer while tracked", "<= 5", ("tracking",), slow_down, "%"),
-        Measure("wire.half-zero", "half zero pages: bytes on the wire ÷ resident", "<= 0.55", ("half-zero-eager", "half-zero-hybrid"), wire),
-    ]  # fmt: skip
+        Measure(
+            "freeze.post-copy",
+            f"freeze of post-copy, {gib} ÷ floor",
+            "<= 1.5",
+            ("floor", "post-copy"),
+            freeze_to_floor,
+        ),
+        Measure(
+            "freeze.post-copy-large",
+            f"freeze of post-copy, {large} ÷ floor",
+            "<= 1.5",
+            ("floor", "post-copy-large"),
+            freeze_to_floor,
+        ),
+        Measure(
+            "freeze.pre-copy",
+            f"freeze of pre-copy, {gib}, 1 %/s written ÷ floor",
+            "<= 2",
+            ("floor", "pre-copy-1%"),
+            freeze_to_floor,
+        ),
+        Measure(
+            "freeze.hybrid",
+            f"freeze of hybrid, {gib}, worst write rate ÷ floor",
+            "<= 2",
+            ("floor", *hybrid),
+            worst_freeze,
+        ),
+        Measure(
+            "eager.rate",
+            "eager: memory ÷ total time, against one iperf3 stream",
+            ">= 0.6",
+            ("iperf3", "eager"),
+            eager_rate,
+        ),
+        Measure(
+            "post-copy.total",
+            "total time of post-copy ÷ eager's",
+            "<= 1.3",
+            ("post-copy", "eager"),
+            totals,
+        ),
+        Measure(
+            "lazy.sequential",
+            "sequential reader after lazy: demand faults ÷ pages",
+            "<= 0.05",
+            ("lazy-sequential",),
+            faults_for_pages,
+        ),
+        Measure(
+            "post-copy.random",
+            "random reader, 25 % set, post-copy: faults avoided",
+            ">= 0.7",
+            ("random-reader",),
+            faults_avoided,
+            "share",
+        ),
+        Measure(
+            "fault.latency",
+            "demand fault p50 ÷ 4 KiB round trip",
+            "<= 3",
+            ("pingpong", "fault-latency"),
+            latency,
+        ),
+        Measure(
+            "tracking.slow-down",
+            "slow-down of a writer while tracked",
+            "<= 5",
+            ("tracking",),
+            slow_down,
+            "%",
+        ),
+        Measure(
+            "wire.half-zero",
+            "half zero pages: bytes on the wire ÷ resident",
+            "<= 0.55",
+            ("half-zero-eager", "half-zero-hybrid"),
+            wire,
+        ),
+    ]
     for name, mode in BEST_MODE.items():
         needs = tuple(f"{who}-{name}" for who in ("ours", *RECIPES))
         for what, field in (("freeze", "gap_seconds"), ("total", "total_seconds")):

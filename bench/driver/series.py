@@ -65,6 +65,7 @@ def by_gestalt(mode, options):
         settle(options)
         migration = migrate(job, mode)
         return {
+            "memory_bytes": int(options[1]) * MIB,  # after --mib
             "gap_seconds": job.longest_gap_seconds(migration.began, migration.ended),
             "freeze_seconds": migration["freeze_seconds"],
             "total_seconds": migration["total_seconds"],
@@ -126,7 +127,7 @@ def lazy_sequential(sizes):
         migration = migrate(job, "lazy", wait=False)
         job.begin()
         job.await_done()
-        migration = gestalt.now(migration)
+        migration = gestalt.after_paging(migration)
         seconds = job.report()["work_seconds"]
         return {"faults": migration["faults_demand"], "pages": pages, "read_seconds": seconds}
 
@@ -154,7 +155,7 @@ def fault_latency(sizes):
         migration = migrate(job, "lazy", "--prefetch", "0", wait=False)
         job.begin()
         job.await_done()
-        migration = gestalt.now(migration)
+        migration = gestalt.after_paging(migration)
         return {
             "p50_seconds": migration["fault_latency_seconds"]["p50"],
             "touch_p50_seconds": job.report()["touch_p50_ns"] / 1e9,
