@@ -1,0 +1,278 @@
+"""The table: what is measured, from which series, against which target."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable
+
+import series
+from series import by_criu, half_zero, moved, moved_large
+
+# Name, how a run is made. Groups: runs of one group's series alternate.
+GROUPS = {
+    "memory": {
+        "floor": series.floor,
+        "iperf3": series.iperf3,
+        "eager": moved("eager", "idle"),
+        "post-copy": moved("post-copy", "idle"),
+        "post-copy-large": moved_large("post-copy"),
+        "pre-copy-1%": moved("pre-copy", "write-1%"),
+        "hybrid-idle": moved("hybrid", "idle"),
+        "hybrid-1%": moved("hybrid", "write-1%"),
+        "hybrid-10%": moved("hybrid", "write-10%"),
+        "hybrid-max": moved("hybrid", "write-max"),
+    },
+    "paging": {
+        "lazy-sequential": series.lazy_sequential,
+        "random-reader": series.random_reader,
+        "pingpong": series.pingpong,
+        "fault-latency": series.fault_latency,
+    },
+    "tracking": {"tracking": series.tracking},
+    "wire": {"half-zero-eager": half_zero("eager"), "half-zero-hybrid": half_zero("hybrid")},
+}
+
+# The mode of ours that suits the workload best.
+BEST_MODE = {
+    "idle": "pre-copy",
+    "write-1%": "hybrid",
+    "write-max": "post-copy",
+    "sequential": "post-copy",
+    "random": "post-copy",
+}
+RECIPES = ("page-server", "lazy-pages")
+
+for _name, _mode in BEST_MODE.items():
+    GROUPS[f"criu-{_name}"] = {
+        f"ours-{_name}": moved(_mode, _name),
+        **{f"{recipe}-{_name}": by_criu(recipe, _name) for recipe in RECIPES},
+    }
+
+
+@dataclasses.dataclass
+class Figure:
+    """A median with the lowest and the highest of the single runs, and its parts."""
+
+    value: float
+    low: float
+    high: float
+    detail: dict
+
+
+@dataclasses.dataclass
+class Measure:
+    key: str
+    text: str
+    target: str  # "<= 1.5"
+    needs: tuple
+    compute: Callable  # lists of runs, one for each series of needs -> Figure
+    unit: str = "ratio"
+
+    def met(self, value):
+        relation, limit = self.target.split()
+        return {"<=": value <= float(limit), ">=": value >= float(limit), "<": value < float(limit)}[relation]
+
+
+def median(runs, name):
+    return statistics.median(run[name] for run in runs)
+
+
+def ratio(above, below, **detail):
+    """Of two lists of values: medians divided; the spread from run against run."""
+    pairs = [one / other for one, other in zip(above, below)]
+    return Figure(statistics.median(above) / statistics.median(below), min(pairs), max(pairs), detail)
+
+
+def pick(runs, name):
+    return [run[name] for run in runs]
+
+
+def of_runs(values, **detail):
+    return Figure(statistics.median(values), min(values), max(values), detail)
+
+
+def freeze_to_floor(floor, runs):
+    return ratio(
+        pick(runs, "gap_seconds"),
+        pick(floor, "seconds"),
+        gap_seconds=median(runs, "gap_seconds"),
+        reported_freeze_seconds=median(runs, "freeze_seconds"),
+        floor_seconds=median(floor, "seconds"),
+    )
+
+
+def worst_freeze(floor, *rates):
+    figures = [freeze_to_floor(floor, runs) for runs in rates]
+    worst = max(figures, key=lambda figure: figure.value)
+    worst.detail["ratios_idle_1%_10%_max"] = [round(figure.value, 2) for figure in figures]
+    return worst
+
+
+def eager_rate(iperf, eager):
+    rates = [run["memory_bytes"] / run["total_seconds"] for run in eager]
+    return ratio(
+        rates,
+        pick(iperf, "bytes_per_second"),
+        bytes_per_second=statistics.median(rates),
+        iperf3_bytes_per_second=median(iperf, "bytes_per_second"),
+    )
+
+
+def totals(runs, others):
+    return ratio(
+        pick(runs, "total_seconds"),
+        pick(others, "total_seconds"),
+        post_copy_total_seconds=median(runs, "total_seconds"),
+        eager_total_seconds=median(others, "total_seconds"),
+    )
+
+
+def faults_for_pages(runs):
+    return of_runs(
+        [run["faults"] / run["pages"] for run in runs],
+        faults_demand=median(runs, "faults"),
+        pages_touched=median(runs, "pages"),
+        read_seconds=median(runs, "read_seconds"),
+    )
+
+
+def faults_avoided(runs):
+    return of_runs(
+        [1 - run["faults"] / run["pages"] for run in runs],
+        faults_demand=median(runs, "faults"),
+        pages_touched=median(runs, "pages"),
+    )
+
+
+def latency(network, faults):
+    return ratio(
+        pick(faults, "p50_seconds"),
+        pick(network, "p50_seconds"),
+        fault_p50_seconds=median(faults, "p50_seconds"),
+        touch_p50_seconds=median(faults, "touch_p50_seconds"),
+        round_trip_p50_seconds=median(network, "p50_seconds"),
+    )
+
+
+def slow_down(runs):
+    return of_runs(
+        pick(runs, "slow_down_had_percent"),
+        by_cpu_time_percent=median(runs, "slow_down_cpu_percent"),
+        by_wall_clock_percent=median(runs, "slow_down_wall_percent"),
+        untracked_pages_per_second=median(runs, "untracked_pages_per_second"),
+    )
+
+
+def wire(*modes):
+    figures = [
+        of_runs(
+            [run["wire_bytes"] / run["resident_bytes"] for run in runs],
+            wire_bytes=median(runs, "wire_bytes"),
+            resident_bytes=median(runs, "resident_bytes"),
+        )
+        for runs in modes
+    ]
+    return max(figures, key=lambda figure: figure.value)
+
+
+def against_criu(name):
+    """Ours against the recipe that is best at this very figure."""
+
+    def compute(ours, *recipes):
+        medians = [median(runs, name) for runs in recipes]
+        best = recipes[medians.index(min(medians))]
+        detail = {f"{recipe}_{name}": each for recipe, each in zip(RECIPES, medians)}
+        return ratio(pick(ours, name), pick(best, name), **{f"gestalt_{name}": median(ours, name)}, **detail)
+
+    return compute
+
+
+def measures(sizes):
+    gib, large = f"{sizes.gib} MiB", f"{sizes.large} MiB"
+    hybrid = tuple(f"hybrid-{rate}" for rate in ("idle", "1%", "10%", "max"))
+    table = [
+        Measure(
+            "freeze.post-copy",
+            f"freeze of post-copy, {gib} ÷ floor",
+            "<= 1.5",
+            ("floor", "post-copy"),
+            freeze_to_floor,
+        ),
+        Measure(
+            "freeze.post-copy-large",
+            f"freeze of post-copy, {large} ÷ floor",
+            "<= 1.5",
+            ("floor", "post-copy-large"),
+            freeze_to_floor,
+        ),
+        Measure(
+            "freeze.pre-copy",
+            f"freeze of pre-copy, {gib}, 1 %/s written ÷ floor",
+            "<= 2",
+            ("floor", "pre-copy-1%"),
+            freeze_to_floor,
+        ),
+        Measure(
+            "freeze.hybrid",
+            f"freeze of hybrid, {gib}, worst write rate ÷ floor",
+            "<= 2",
+            ("floor", *hybrid),
+            worst_freeze,
+        ),
+        Measure(
+            "eager.rate",
+            "eager: memory ÷ total time, against one iperf3 stream",
+            ">= 0.6",
+            ("iperf3", "eager"),
+            eager_rate,
+        ),
+        Measure(
+            "post-copy.total",
+            "total time of post-copy ÷ eager's",
+            "<= 1.3",
+            ("post-copy", "eager"),
+            totals,
+        ),
+        Measure(
+            "lazy.sequential",
+            "sequential reader after lazy: demand faults ÷ pages",
+            "<= 0.05",
+            ("lazy-sequential",),
+            faults_for_pages,
+        ),
+        Measure(
+            "post-copy.random",
+            "random reader, 25 % set, post-copy: faults avoided",
+            ">= 0.7",
+            ("random-reader",),
+            faults_avoided,
+            "share",
+        ),
+        Measure(
+            "fault.latency",
+            "demand fault p50 ÷ 4 KiB round trip",
+            "<= 3",
+            ("pingpong", "fault-latency"),
+            latency,
+        ),
+        Measure(
+            "tracking.slow-down",
+            "slow-down of a writer while tracked",
+            "<= 5",
+            ("tracking",),
+            slow_down,
+            "%",
+        ),
+        Measure(
+            "wire.half-zero",
+            "half zero pages: bytes on the wire ÷ resident",
+            "<= 0.55",
+            ("half-zero-eager", "half-zero-hybrid"),
+            wire,
+        ),
+    ]
+    for name, mode in BEST_MODE.items():
+        needs = tuple(f"{who}-{name}" for who in ("ours", *RECIPES))
+        for what, field in (("freeze", "gap_seconds"), ("total", "total_seconds")):
+            text = f"{what} time, {name}: {mode} ÷ best of CRIU's"
+            table.append(Measure(f"criu.{name}.{what}", text, "< 1", needs, against_criu(field)))
+    return table
