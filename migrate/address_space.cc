@@ -48,7 +48,16 @@ std::uint64_t AddressSpace::source_address(std::uint64_t address, std::uint64_t&
 
 void AddressSpace::removed(std::uint64_t start, std::uint64_t end) {
   for (PageSet* set : {&remote, &in_flight, &local}) set->remove(start, end);
-  waiting.erase(waiting.lower_bound(start), waiting.lower_bound(end));
+  stop_waiting(start, end);
+}
+
+// The pages that they wait for will not come there any more.
+void AddressSpace::stop_waiting(std::uint64_t start, std::uint64_t end) {
+  auto first = waiting.lower_bound(start);
+  auto last = waiting.lower_bound(end);
+  if (first == last) return;
+  waiting.erase(first, last);
+  kernel_.wake(uffd(), start, end - start);
 }
 
 void AddressSpace::moved(std::uint64_t start, std::uint64_t end, std::uint64_t target) {
@@ -87,7 +96,7 @@ void AddressSpace::moved(std::uint64_t start, std::uint64_t end, std::uint64_t t
   again.intersect(window);
   in_flight.remove(again);
   remote.add(again);
-  waiting.erase(waiting.lower_bound(start), waiting.lower_bound(end));
+  stop_waiting(start, end);
 }
 
 std::shared_ptr<AddressSpace> AddressSpace::fork(Fd uffd, std::function<void()> on_close) const {

@@ -66,6 +66,7 @@ class AddressSpace {
   // The address at the source of what is at `address` now; `bytes` is cut to the part
   // that moved in one piece.
   [[nodiscard]] std::uint64_t source_address(std::uint64_t address, std::uint64_t& bytes) const;
+  // Tasks that wait for a page of it are woken, and take the fault again.
   void removed(std::uint64_t start, std::uint64_t end);
   void moved(std::uint64_t start, std::uint64_t end, std::uint64_t target);
   // A copy for a forked child.
@@ -86,6 +87,8 @@ class AddressSpace {
   [[nodiscard]] bool owns_store() const { return store_.use_count() <= kStoreOwners; }
 
  private:
+  void stop_waiting(std::uint64_t start, std::uint64_t end);
+
   static constexpr long kStoreOwners = 2;  // this and the sink's table
   struct Move {
     std::uint64_t end = 0;

@@ -83,7 +83,6 @@ Result<void> MigrationDestination::receive_unit() {
   GESTALT_ASSIGN([[maybe_unused]] auto bytes,
                  receive_images(*connection_, images_->path(), free_bytes(images_->path()),
                                 parameters_.deadline));
-  GESTALT_TRY(receive_sets());
   GESTALT_ASSIGN(auto handover, receive_handover());
   GESTALT_ASSIGN(auto plan, host_.prepare_io(handover));
   root_ = plan.root;
@@ -152,6 +151,12 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   enter(DestinationState::kRestoring);
   GESTALT_TRY(fault_point(Fault::kDestinationRestore));
   GESTALT_TRY(sink_->start(images_->path()));
+  // They follow the state, and CRIU's first fault waits for them.
+  auto sets = std::async(std::launch::async, [this] {
+                auto done = receive_sets();
+                if (!done) (void)group_.kill();
+                return done;
+              }).share();
   CriuStart start;
   start.cgroup_fd = group_.directory_fd();
   if (plan.terminal >= 0) start.descriptors.emplace_back(plan.terminal, 0);
@@ -162,14 +167,16 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   // Pages may arrive while CRIU restores. If either fails, the other must not wait.
   std::future<Result<void>> fetched;
   if (strategy_.fetch_before_resume)
-    fetched = std::async(std::launch::async, [this] {
-      auto done = sink_->fetch_all(parameters_.deadline);
+    fetched = std::async(std::launch::async, [this, sets]() -> Result<void> {
+      auto done = sets.get();
+      if (done) done = sink_->fetch_all(parameters_.deadline);
       if (!done) (void)group_.kill();
       return done;
     });
   auto notify = [&](std::string_view script) -> Result<void> {
     Result<void> done;
-    if (script == "pre-resume" && fetched.valid()) {
+    if (script == "pre-resume") done = sets.get();
+    if (done && script == "pre-resume" && fetched.valid()) {
       enter(DestinationState::kFetching);
       done = fetched.get();
     }
@@ -181,17 +188,20 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   auto response = criu.request(restore_request(plan), notify, images_->path() + "/restore.log",
                                parameters_.deadline);
   if (resumed_) return {};
-  if (fetched.valid()) {
-    // CRIU did not come as far as pre-resume.
-    connection_->stream().shut_down();
-    sink_->stop();
-    (void)fetched.get();
-  }
+  // CRIU did not come as far as pre-resume, or not beyond it.
+  auto received = sets.wait_for(std::chrono::seconds(0)) == std::future_status::ready
+                      ? sets.get()
+                      : Result<void>();
+  connection_->stream().shut_down();
+  sink_->stop();
+  (void)sets.get();
+  if (fetched.valid()) (void)fetched.get();
   // Whichever failed first took the other along; the lost connection is the less telling.
   auto failure = sink_->failure();
   if (is_cancelled()) return fail(ErrorCode::kUnavailable, "the migration was cancelled");
   if (failure && (response || failure->code != ErrorCode::kUnavailable))
     return std::unexpected(*failure);
+  if (!received && received.error().code != ErrorCode::kUnavailable) return received;
   if (!response) return std::unexpected(std::move(response).error());
   return fail(ErrorCode::kInternal, "CRIU restored the processes, but did not let them run");
 }

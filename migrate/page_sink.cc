@@ -33,10 +33,14 @@ void PageSink::attach(std::uint64_t number, std::unique_ptr<PageConnection> conn
     if (stopping_) return;
     Link& link = links_[number];
     if (link.connection) link.connection->stream().shut_down();
+    link.lost = true;  // also for a thread that waits for something to ask for
+    changed_.notify_all();
     old = std::move(link.thread);
   }
   if (old.joinable()) old.join();
+  std::lock_guard sending(demand_mutex_);  // nobody may be sending on the old connection
   std::lock_guard lock(mutex_);
+  if (stopping_) return;
   Link& link = links_[number];
   bool replaces = std::exchange(link.connection, std::move(connection)) != nullptr;
   link.lost = false;
@@ -75,6 +79,8 @@ Result<void> PageSink::set_pages(std::map<std::uint32_t, PageSet> present,
   }
   for (auto& [pid, store] : stores_)
     if (!present.contains(pid)) store->clear();  // its process has ended meanwhile
+  pages_known_ = true;
+  changed_.notify_all();
   return {};
 }
 
@@ -91,7 +97,7 @@ Result<void> PageSink::fetch_all(Deadline deadline) {
   fetching_ = true;
   changed_.notify_all();
   auto all_here = [this] {
-    if (failure_) return true;
+    if (failure_ || stopping_) return true;
     return std::ranges::all_of(spaces_, [](const Space& space) {
       auto held = space->lock();
       return space->remote.empty() && space->in_flight.empty();
@@ -101,14 +107,16 @@ Result<void> PageSink::fetch_all(Deadline deadline) {
     return fail(ErrorCode::kTimeout, "the pages did not arrive in time");
   fetching_ = false;
   if (failure_) return std::unexpected(*failure_);
+  if (stopping_) return fail(ErrorCode::kUnavailable, "cancelled");
   return {};
 }
 
 Result<void> PageSink::await_restored(Deadline deadline) {
   std::unique_lock lock(mutex_);
-  if (!changed_.wait_until(lock, deadline, [this] { return failure_ || restored_; }))
+  if (!changed_.wait_until(lock, deadline, [this] { return failure_ || restored_ || stopping_; }))
     return fail(ErrorCode::kTimeout, "CRIU did not finish its restore in time");
   if (failure_) return std::unexpected(*failure_);
+  if (stopping_) return fail(ErrorCode::kUnavailable, "cancelled");
   return {};
 }
 
@@ -193,8 +201,12 @@ void PageSink::link_failed(std::uint64_t number, Error error) {
                    log::field("error", error.text()));
   }
   give_back(requests);
-  std::lock_guard lock(mutex_);
-  changed_.notify_all();
+  {
+    std::lock_guard lock(mutex_);
+    changed_.notify_all();
+  }
+  // Tasks may wait for pages that were under way on it.
+  if (number != kDemandLink) demand_again();
 }
 
 void PageSink::stop() {

@@ -7,7 +7,7 @@
 //
 // Threads: one takes descriptors and userfault events, one receives on the demand link,
 // one works on each bulk link, one places what is stored. Lock order: mutex_, then one
-// address space's.
+// address space's; demand_mutex_ before both.
 #pragma once
 
 #include <atomic>
@@ -49,7 +49,7 @@ class PageSink {
   void attach(std::uint64_t link, std::unique_ptr<PageConnection> connection);
 
   // What each process has, and the part of it that the rounds brought and that is still
-  // good; other stored pages are dropped. Once, before start().
+  // good; other stored pages are dropped. Once; until then faults wait.
   [[nodiscard]] Result<void> set_pages(std::map<std::uint32_t, PageSet> present,
                                        const std::map<std::uint32_t, PageSet>& fresh);
   // Listens for CRIU in its work directory and serves faults.
@@ -103,7 +103,7 @@ class PageSink {
   void work_on_bulk(std::uint64_t number, Link& link);
   [[nodiscard]] Result<void> receive_rounds(PageConnection& connection);
   [[nodiscard]] Result<void> pull(Link& link);
-  [[nodiscard]] std::optional<Request> next_request(bool wait);
+  [[nodiscard]] std::optional<Request> next_request(const Link& link);
   [[nodiscard]] std::optional<Request> take_prefetch();
   [[nodiscard]] std::optional<Request> take_near(const Space& space, std::uint64_t address);
   [[nodiscard]] std::optional<Request> take_next();
@@ -151,6 +151,7 @@ class PageSink {
   std::deque<std::pair<Space, std::uint64_t>> recent_faults_;
   std::optional<Error> failure_;
   std::function<void()> on_complete_;
+  bool pages_known_ = false;
   bool fetching_ = false;  // all that is remote
   std::atomic<bool> restored_ = false;
   std::atomic<bool> running_ = false;

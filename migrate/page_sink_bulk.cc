@@ -68,29 +68,29 @@ Result<void> PageSink::pull(Link& link) {
   ChunkReader reader;
   while (true) {
     while (link.outstanding.size() < kWindowRequests) {
-      auto request = next_request(link.outstanding.empty());
+      auto request = next_request(link);
       if (!request) break;
       auto payload = encode_request(request->run);
       link.outstanding.push_back(std::move(*request));
       GESTALT_TRY(link.connection->send(FrameType::kRequest, link.outstanding.back().run.address,
                                         std::span<const std::byte>(payload), Deadline::max()));
     }
-    if (link.outstanding.empty()) return {};  // stopping
+    if (link.outstanding.empty()) return {};  // stopping, or another one replaces the link
     GESTALT_TRY(receive_answer(link, reader));
   }
 }
 
-// Empty: there is nothing to do, or, if `wait`, the sink stops.
-std::optional<PageSink::Request> PageSink::next_request(bool wait) {
+// Empty: there is nothing to do while answers are awaited, or nothing any more.
+std::optional<PageSink::Request> PageSink::next_request(const Link& link) {
   std::unique_lock lock(mutex_);
-  while (!stopping_) {
+  while (!stopping_ && !link.lost) {
     if (auto request = take_prefetch()) return request;
     if (fetching_) {
       for (const auto& [space, address] : recent_faults_)
         if (auto request = take_near(space, address)) return request;
       if (auto request = take_next()) return request;
     }
-    if (!wait) return std::nullopt;
+    if (!link.outstanding.empty()) return std::nullopt;
     changed_.wait(lock);
   }
   return std::nullopt;
@@ -209,6 +209,15 @@ Result<void> PageSink::arrive_run(const Request& request, const ChunkRun& run, b
     }
     unwanted += (range.start - at) / kPageBytes;
     range.end = std::min(range.end, end);
+    std::uint64_t bytes = range.bytes();
+    std::uint64_t source = space.source_address(range.start, bytes);
+    range.end = range.start + bytes;
+    if (source != run.address + (range.start - start)) {
+      // Another mapping was moved there, and its pages are under way too.
+      unwanted += bytes / kPageBytes;
+      at = range.end;
+      continue;
+    }
     auto placed = put_in(space, range, run, start);
     if (!placed && placed.error().code == ErrorCode::kBusy) {
       // The event that changes the address space must be read first.
@@ -238,6 +247,8 @@ Result<void> PageSink::put_in(AddressSpace& space, PageSet::Range range, const C
         run.bytes.empty() ? nullptr : run.bytes.data() + (range.start - run_address);
     std::uint64_t done = 0;
     auto outcome = AddressSpace::Placed::kNoMapping;
+    // Asked before the kernel is: the mapping may be registered in between.
+    bool restored = restored_;
     if (space.uffd() >= 0) {
       GESTALT_ASSIGN(outcome, space.place(range.start, range.bytes(), data, done));
       note_placed(space, range.start, range.start + done);
@@ -249,7 +260,7 @@ Result<void> PageSink::put_in(AddressSpace& space, PageSet::Range range, const C
       return {};
     }
     if (outcome != AddressSpace::Placed::kNoMapping) continue;
-    if (!restored_) {
+    if (!restored) {
       if (data == nullptr) space.store().put_zero(range.start, range.bytes());
       if (data != nullptr) GESTALT_TRY(space.store().put(range.start, {data, range.bytes()}));
       space.in_flight.remove(range.start, range.end);

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 
 #include "common/fault.h"
 #include "common/log.h"
@@ -26,12 +25,18 @@ constexpr std::uint64_t kMaxZeroPages = 512;
 constexpr std::uint32_t kMaxStridedPages = 64;
 constexpr std::size_t kMaxPrefetchRequests = 4096;
 constexpr std::size_t kRecentFaults = 8;
-// Below any mapping, but not below the address that the kernel refuses at once.
+// Larger than any mapping can be, so that the kernel places nothing, and beginning where
+// it does not refuse at once.
 constexpr std::uint64_t kNowhere = 0x10000;
+constexpr std::uint64_t kNowhereBytes = kAddressLimit / 2;
 
 }  // namespace
 
 void PageSink::serve() {
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return pages_known_ || stopping_; });
+  }
   while (true) {
     auto done = serve_once();
     if (done) continue;
@@ -61,15 +66,14 @@ Result<void> PageSink::serve_once() {
   return {};
 }
 
-// A process that ended says so to nobody: ask the kernel for a page nowhere.
+// A process that ended says so to nobody: ask the kernel for pages nowhere.
 Result<void> PageSink::probe_tasks(const std::vector<Space>& spaces) {
-  static const std::array<std::byte, kPageBytes> page{};
   if (!running_) return {};
   for (const auto& space : spaces) {
     auto held = space->lock();
     std::uint64_t placed = 0;
     if (space->closed()) continue;
-    auto outcome = kernel_.place_pages(space->uffd(), kNowhere, page, placed);
+    auto outcome = kernel_.place_zero(space->uffd(), kNowhere, kNowhereBytes, placed);
     if (outcome && *outcome == PlaceOutcome::kGone) space->close();
   }
   check_complete();
@@ -239,6 +243,7 @@ Result<void> PageSink::place_stored(AddressSpace& space, std::uint64_t address,
   std::uint64_t bytes = space.local.next(address, limit_bytes).bytes();
   std::uint64_t source = space.source_address(address, bytes);
   auto stored = space.store().find(source, bytes);
+  bool restored = restored_;  // before the kernel is asked, as in put_in()
   if (!stored) return fail(ErrorCode::kInternal, "a page that was here is gone");
   std::uint64_t done = 0;
   GESTALT_ASSIGN(auto outcome, space.place(address, stored->bytes, stored->data, done));
@@ -246,7 +251,7 @@ Result<void> PageSink::place_stored(AddressSpace& space, std::uint64_t address,
     // A range must lie inside one mapping.
     GESTALT_ASSIGN(outcome, space.place(address, kPageBytes, stored->data, done));
     if (done == 0 && outcome == AddressSpace::Placed::kNoMapping) {
-      if (!restored_) return {};
+      if (!restored) return {};
       space.local.remove(address, address + kPageBytes);  // unmapped meanwhile
       return {};
     }

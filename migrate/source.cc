@@ -255,23 +255,26 @@ Result<void> MigrationSource::send_state() {
     return fail(ErrorCode::kInternal, "the hand-over is too large");
   enter(SourceState::kSendingState);
   GESTALT_TRY(fault_point(Fault::kSourceSendState));
+  GESTALT_ASSIGN([[maybe_unused]] int timers, rearm_expired_timers_in(images_->path()));
+  connection_->cork();
+  GESTALT_ASSIGN(auto state_bytes,
+                 send_images(*connection_, images_->path(), parameters_.deadline));
+  stats_.set_state_bytes(state_bytes);
+  GESTALT_TRY(fault_point(Fault::kSourceSendHandover));
+  GESTALT_TRY(send_handover());
+  GESTALT_TRY(connection_->uncork(parameters_.deadline));
+  mark("sent");
+  // The larger the process, the longer this takes: CRIU restores meanwhile.
   GESTALT_ASSIGN(auto present, read_missing_pages(images_->path()));
   std::map<std::uint32_t, PageSet> fresh;
   if (precopy_) {
     GESTALT_ASSIGN(fresh, precopy_->fresh());
   }
-  GESTALT_ASSIGN([[maybe_unused]] int timers, rearm_expired_timers_in(images_->path()));
-  mark("sets");
   connection_->cork();
-  GESTALT_ASSIGN(auto state_bytes,
-                 send_images(*connection_, images_->path(), parameters_.deadline));
-  stats_.set_state_bytes(state_bytes);
   GESTALT_TRY(send_sets(present, fresh));
-  GESTALT_TRY(fault_point(Fault::kSourceSendHandover));
-  GESTALT_TRY(send_handover());
   GESTALT_TRY(connection_->uncork(parameters_.deadline));
   server_->serve(std::move(present));
-  mark("sent");
+  mark("sets");
   return {};
 }
 
