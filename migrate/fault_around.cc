@@ -33,8 +33,8 @@ FaultAround::Plan FaultAround::on_fault(std::uint64_t page) {
     first_window_ = std::min(first_window_ * 2, kLargestFirstWindow);
     return extend(*stream, page);
   }
-  history_[history_size_++ % history_.size()] = page;
   Plan plan{page + 1, 1, std::min(first_window_ - 1, max_pages_)};
+  history_[history_size_++ % history_.size()] = {page, plan.first + plan.count};
   first_window_ = std::max(first_window_ / 2, 1U);
   return plan;
 }
@@ -52,16 +52,16 @@ FaultAround::Stream* FaultAround::follow(std::uint64_t page) {
   return nullptr;
 }
 
-// Two earlier faults at the same distance, or one close by.
+// Two earlier faults at the same distance, or one that this follows where its window ended.
 FaultAround::Stream* FaultAround::recognise(std::uint64_t page) {
   std::uint64_t known = std::min<std::uint64_t>(history_size_, history_.size());
   std::int64_t stride = 0;
   for (std::uint64_t i = 0; i < known && stride == 0; ++i) {
-    std::int64_t way = distance(history_[i], page);
+    std::int64_t way = distance(history_[i].page, page);
     if (way == 0 || std::abs(way) > kLargestStride) continue;
-    if (way > 0 && way <= static_cast<std::int64_t>(first_window_)) stride = 1;
+    if (way == 1 || page == history_[i].next) stride = 1;
     for (std::uint64_t k = 0; k < known && stride == 0; ++k)
-      if (distance(history_[k], history_[i]) == way) stride = way;
+      if (distance(history_[k].page, history_[i].page) == way) stride = way;
   }
   if (stride == 0) return nullptr;
   Stream& oldest = *std::ranges::min_element(streams_, {}, &Stream::used);

@@ -40,7 +40,11 @@ class FaultAround {
   std::uint32_t first_window_ = 8;
   std::uint64_t clock_ = 0;
   std::array<Stream, 16> streams_{};
-  std::array<std::uint64_t, 16> history_{};  // faults that belong to no stream
+  struct Fault {
+    std::uint64_t page = 0;
+    std::uint64_t next = 0;  // the first page that was not fetched with it
+  };
+  std::array<Fault, 16> history_{};  // faults that belong to no stream
   std::uint64_t history_size_ = 0;
 };
 

@@ -68,7 +68,10 @@ TEST(FaultAround, RecognisesStrides) {
     auto step = static_cast<std::uint64_t>(stride);
     for (std::uint64_t i = 0; i < 2000; ++i) reader.touch(kBase + i * step);
     EXPECT_LT(reader.faults_, 200U) << stride;
-    EXPECT_LT(reader.prefetched_, 2500U) << stride << ": little that nobody reads";
+    // A stride inside the first window looks like a sequential stream: what it skips comes
+    // along.
+    EXPECT_LT(reader.prefetched_, stride == 2 ? 4500U : 2500U)
+        << stride << ": little that nobody reads";
   }
 }
 

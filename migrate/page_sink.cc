@@ -193,6 +193,8 @@ void PageSink::link_failed(std::uint64_t number, Error error) {
     std::lock_guard lock(mutex_);
     Link& link = links_[number];
     link.lost = true;
+    // The source must notice too, or it would never connect again.
+    if (link.connection) link.connection->stream().shut_down();
     requests = std::exchange(link.outstanding, {});
     if (std::exchange(link.rounds, false)) --open_rounds_;
     if (!running_ && !stopping_ && !failure_) failure_ = error;

@@ -472,6 +472,16 @@ TEST_F(PageSinkTest, LinksThatBreakWhileNothingIsToDoComeBack) {
   expect_clean_end(rig);
 }
 
+TEST_F(PageSinkTest, ALinkThatCarriesNonsenseIsReplaced) {
+  for (std::uint64_t position : {2U, 20U, 20'000U}) {
+    Rig rig({.prefetch = 0, .chunks = {.checksum = true}, .corrupt_demand_byte_at = position},
+            [](const Task& task) { return task.verify(0, 100); });
+    rig.run(false);
+    EXPECT_EQ(rig.await_exit(), 0);
+    EXPECT_EQ(rig.connections(kDemandLink), 2U);
+  }
+}
+
 // A page that a task waits for was on its way on a bulk link.
 TEST_F(PageSinkTest, APageOnALostBulkLinkIsDemandedAgain) {
   Rig rig({.prefetch = 256}, [](const Task& task) {

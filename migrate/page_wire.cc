@@ -211,7 +211,11 @@ Result<void> PageConnection::send_parts(FrameType type, std::uint64_t argument,
 
 Result<FrameHeader> PageConnection::receive_header(Deadline deadline) {
   std::array<std::byte, kHeaderBytes> bytes;
-  GESTALT_TRY(stream_->receive(bytes, deadline));
+  if (ahead_begin_ == ahead_end_) {
+    GESTALT_ASSIGN(ahead_end_, stream_->receive_some(ahead_, kHeaderBytes, deadline));
+    ahead_begin_ = 0;
+  }
+  GESTALT_TRY(take(bytes, deadline));
   GESTALT_ASSIGN(auto header, decode_header(bytes));
   if (header.type != FrameType::kAbort) return header;
   std::vector<std::byte> reason;
@@ -224,7 +228,14 @@ Result<FrameHeader> PageConnection::receive_header(Deadline deadline) {
 Result<void> PageConnection::receive_payload(const FrameHeader& header,
                                              std::vector<std::byte>& payload, Deadline deadline) {
   payload.resize(header.length);
-  return stream_->receive(payload, deadline);
+  return take(payload, deadline);
+}
+
+Result<void> PageConnection::take(std::span<std::byte> into, Deadline deadline) {
+  std::size_t ready = std::min(into.size(), ahead_end_ - ahead_begin_);
+  std::memcpy(into.data(), ahead_.data() + ahead_begin_, ready);
+  ahead_begin_ += ready;
+  return stream_->receive(into.subspan(ready), deadline);
 }
 
 Result<FrameHeader> PageConnection::expect(FrameType type, std::vector<std::byte>& payload,

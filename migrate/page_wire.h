@@ -119,11 +119,21 @@ class PageConnection {
                                              std::vector<std::byte>& payload, Deadline deadline);
 
   [[nodiscard]] Stream& stream() { return *stream_; }
+  // Returns when a frame, or the end, can be received; kTimeout.
+  [[nodiscard]] Result<void> wait_readable(Deadline deadline) {
+    return ahead_begin_ < ahead_end_ ? Result<void>() : stream_->wait_readable(deadline);
+  }
 
  private:
   std::unique_ptr<Stream> stream_;
+  [[nodiscard]] Result<void> take(std::span<std::byte> into, Deadline deadline);
+
   bool corked_ = false;
   std::vector<std::byte> collected_;
+  // What came along with a header: a small frame takes one system call.
+  std::array<std::byte, 8192> ahead_;
+  std::size_t ahead_begin_ = 0;
+  std::size_t ahead_end_ = 0;
 };
 
 // Both ends show that they know the migration's secret, without sending it: each sends

@@ -186,6 +186,8 @@ struct RigOptions {
   std::uint64_t bulk_links = 2;
   ChunkOptions chunks;
   bool tcp = false;
+  // Of what the server sends on its first demand link.
+  std::uint64_t corrupt_demand_byte_at = ~0ULL;
   // Where the memory is; 0: anywhere.
   std::uint64_t address = 0;
 };
@@ -427,7 +429,10 @@ class Rig {
       GESTALT_ASSIGN(near, tcp_transport().connect("127.0.0.1", listener->port(), deadline));
       GESTALT_ASSIGN(far, listener->accept(deadline));
     } else {
-      std::tie(near, far) = make_fake_streams();
+      FakeFaults faults;
+      if (link == kDemandLink && connections(link) == 0)
+        faults.corrupt_byte_at = options_.corrupt_demand_byte_at;
+      std::tie(near, far) = make_fake_streams(faults);
     }
     std::shared_ptr<Stream> shared = std::move(near);
     {

@@ -83,6 +83,7 @@ class MigrationSource {
                                        const std::map<std::uint32_t, PageSet>& fresh);
   [[nodiscard]] Result<void> send_handover();
   [[nodiscard]] Result<void> await_ready();
+  [[nodiscard]] Result<void> check_memory_advice();
   [[nodiscard]] Result<void> ask_leader();
   [[nodiscard]] Result<wire::MigrationStats> finish_granted();
   void serve_pages();

@@ -107,8 +107,15 @@ class TcpStream final : public Stream {
   }
 
   Result<void> receive(std::span<std::byte> into, Deadline deadline) override {
-    while (!into.empty()) {
-      ssize_t count = ::recv(socket_.get(), into.data(), into.size(), 0);
+    auto received = receive_some(into, into.size(), deadline);
+    return received ? Result<void>() : std::unexpected(std::move(received).error());
+  }
+
+  Result<std::size_t> receive_some(std::span<std::byte> into, std::size_t least_bytes,
+                                   Deadline deadline) override {
+    std::size_t done = 0;
+    while (done < least_bytes) {
+      ssize_t count = ::recv(socket_.get(), into.data() + done, into.size() - done, 0);
       if (count == 0)
         return fail(ErrorCode::kUnavailable, "the other node closed the page connection");
       if (count < 0) {
@@ -118,9 +125,9 @@ class TcpStream final : public Stream {
         continue;
       }
       received_ += static_cast<std::uint64_t>(count);
-      into = into.subspan(static_cast<std::size_t>(count));
+      done += static_cast<std::size_t>(count);
     }
-    return {};
+    return done;
   }
 
   Result<void> wait_readable(Deadline deadline) override {

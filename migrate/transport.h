@@ -26,6 +26,13 @@ class Stream {
   }
   // Fills `into` entirely; a connection that ends before is kUnavailable.
   [[nodiscard]] virtual Result<void> receive(std::span<std::byte> into, Deadline deadline) = 0;
+  // At least `least_bytes`, and what else is there already and fits; how many.
+  [[nodiscard]] virtual Result<std::size_t> receive_some(std::span<std::byte> into,
+                                                         std::size_t least_bytes,
+                                                         Deadline deadline) {
+    GESTALT_TRY(receive(into.first(least_bytes), deadline));
+    return least_bytes;
+  }
   // Returns when receive() would have something, the end included; kTimeout.
   [[nodiscard]] virtual Result<void> wait_readable(Deadline deadline) = 0;
   // Makes pending and later calls fail, on both ends. From any thread.

@@ -79,10 +79,16 @@ def _listed(migration):
     return stats
 
 
-def after_paging(migration, seconds=2):
-    """The same migration with the statistics that it has in the end, or, while pages are left
-    that nobody touches, some time after the last touch: they travel from node to node."""
+def after_paging(migration, seconds=10):
+    """The same migration with what is known of its faults, when all pages have come.
+
+    Until then Gestalt reports zeros, which are no figures.
+    """
     deadline = time.monotonic() + seconds
-    while (stats := _listed(migration)).get("state") != "done" and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while (stats := _listed(migration)).get("state") != "done":
+        if time.monotonic() > deadline:
+            raise NotMeasured(f"all pages were touched, and yet the migration is '{stats.get('state')}'")
+        time.sleep(0.02)
+    if not stats.get("faults_demand"):
+        raise NotMeasured("gestalt reports no demand fault, though every page was fetched by one or beside one")
     return dataclasses.replace(migration, stats=stats)

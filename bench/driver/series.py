@@ -123,7 +123,8 @@ def lazy_sequential(sizes):
     """After the move it reads all its memory once, in order."""
     need("lazy")
     pages = sizes.region * MIB // PAGE_BYTES
-    with Job("--mib", sizes.region, "--work", "sequential", "--count", pages, "--wait") as job:
+    options = ("--work", "sequential", "--count", pages, "--wait", "--touch-all")
+    with Job("--mib", sizes.region, *options) as job:
         migration = migrate(job, "lazy", wait=False)
         job.begin()
         job.await_done()
@@ -150,12 +151,15 @@ def random_reader(sizes):
 def fault_latency(sizes):
     """Nothing is pushed and nothing fetched ahead: one touch, one page, one answer."""
     need("lazy", "--prefetch", "0")
-    options = ("--work", "random", "--count", 4000, "--wait")
-    with Job("--mib", 2 * sizes.region, *options) as job:
+    pages = sizes.region * MIB // PAGE_BYTES
+    options = ("--work", "random", "--count", pages, "--wait", "--touch-all")
+    with Job("--mib", sizes.region, *options) as job:
         migration = migrate(job, "lazy", "--prefetch", "0", wait=False)
         job.begin()
         job.await_done()
         migration = gestalt.after_paging(migration)
+        if migration["faults_demand"] < pages * 0.9:
+            raise Failed(f"{migration['faults_demand']} demand faults for {pages} single touches")
         return {
             "p50_seconds": migration["fault_latency_seconds"]["p50"],
             "touch_p50_seconds": job.report()["touch_p50_ns"] / 1e9,
@@ -206,7 +210,10 @@ def tracking(_sizes):
         with Job("--mib", 256, "--work", "fill", "--set-percent", 25, "--cpu", 1) as job:
             time.sleep(3.2)
             migration = migrate(job, "pre-copy", *options)
-            round_seconds = migration["rounds_detail"][0]["seconds"]
+            first = migration["rounds_detail"][0]
+            round_seconds = first["seconds"]
+            if first["dirty_pages"] < 0.9 * 64 * MIB // PAGE_BYTES:
+                raise Failed(f"{first['dirty_pages']} dirty pages in the first round: it was not tracked")
             if round_seconds < 2:
                 raise Failed(f"the first round was over in {round_seconds:.1f} s, in spite of --bandwidth")
             began, samples = migration.began, job.report()["samples"]

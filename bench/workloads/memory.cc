@@ -6,11 +6,14 @@
 //          write       --rate pages a second at random; 0: one after another, at full speed
 //          fill        writes all bytes of the set's pages again and again, at full speed
 //          sequential  reads all bytes of the set's pages in order, again and again
-//          random      reads pages of the set at random, at full speed
+//          random      reads pages of the set at random, at full speed; with --count each
+//                      page once before any comes again
 //   --set-percent P    the set: the first P % of the memory (100)
 //   --count N          end the work after N pages
 //   --zero-half        half of the pages, picked at random, are written with zeros
 //   --wait             begin the work when PREFIX.begin exists
+//   --touch-all        after the work read all other pages of the process, too: then none
+//                      is left that a lazy migration has to fetch
 //   --cpu N            the working thread stays on that CPU, and its waits are sampled
 //
 // It tells by files, so that nothing but memory is attached to it: PREFIX.ready (its pid)
@@ -22,6 +25,7 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
+#include <bit>
 #include <fstream>
 #include <span>
 #include <vector>
@@ -46,6 +50,7 @@ struct Options {
   std::uint64_t count = 0;
   bool zero_half = false;
   bool wait = false;
+  bool touch_all = false;
   int cpu = -1;
   std::string control;
 };
@@ -74,6 +79,8 @@ Options parse_options(int argc, char** argv) {
       options.zero_half = true;
     else if (name == "--wait")
       options.wait = true;
+    else if (name == "--touch-all")
+      options.touch_all = true;
     else if (name == "--cpu")
       options.cpu = static_cast<int>(number());
     else if (name == "--control")
@@ -116,6 +123,32 @@ class Memory {
   volatile std::uint64_t* words_ = nullptr;
 };
 
+// The i-th of so many pages in a scattered order that has each page once: steps that can be
+// undone, on the next power of two, again until the result is one of the pages.
+std::size_t scattered(std::size_t i, std::size_t pages) {
+  std::size_t mask = std::bit_ceil(pages) - 1;
+  int half = std::max(1, std::bit_width(mask) / 2);
+  do {
+    for (int round = 0; round < 3; ++round) {
+      i = (i * 0x9e3779b97f4a7c15 + 0x1234567) & mask;
+      i ^= i >> half;
+    }
+  } while (i >= pages);
+  return i;
+}
+
+void touch_all_mappings() {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+    char access[5] = {};
+    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &begin, &end, access) != 3) continue;
+    if (access[0] != 'r' || access[3] != 'p' || line.contains("[v")) continue;
+    for (; begin < end; begin += kPageBytes) (void)*reinterpret_cast<volatile char*>(begin);
+  }
+}
+
 class Work {
  public:
   Work(const Options& options, const Memory& memory, bench::Progress& progress)
@@ -131,6 +164,7 @@ class Work {
   void run() {
     if (options_.wait) wait_for(".begin");
     work_until_end();
+    if (options_.touch_all) touch_all_mappings();
     done();
     wait_for(".end");
   }
@@ -181,7 +215,8 @@ class Work {
     else if (options_.work == "sequential")
       read_page(units_ % set_pages_);
     else if (options_.work == "random")
-      touch(mix(units_) % set_pages_);
+      touch(options_.count > 0 ? scattered(units_ % set_pages_, set_pages_)
+                               : mix(units_) % set_pages_);
     else
       victim::sleep_ms(2);
     count(options_.work == "write" ? 0 : 1);

@@ -249,6 +249,9 @@ void StandIn::on_root_status(int status) {
 
 void StandIn::root_ended() {
   log::info("job ended", log::field("job", job_id_), log::field("status", *root_status_));
+  // The source hears how its pages were used before the leader hears of the end.
+  if (auto members = group_->processes(); paging_ && members && members->empty())
+    paging_->processes_ended();
   stdio_->finish([this] {
     exit_ready_ = true;
     send_exit();
