@@ -32,12 +32,12 @@ std::uint32_t max_payload(FrameType type) {
       return 8;
     case FrameType::kAbort:
       return 1024;
+    case FrameType::kResumed:
     case FrameType::kDone:
       return kMaxReportBytes;
     case FrameType::kStateEnd:
     case FrameType::kSetsEnd:
     case FrameType::kReady:
-    case FrameType::kResumed:
     case FrameType::kRoundEnd:
     case FrameType::kRoundAck:
     case FrameType::kPushEnd:
@@ -232,6 +232,7 @@ Result<void> PageConnection::receive_payload(const FrameHeader& header,
 }
 
 Result<void> PageConnection::take(std::span<std::byte> into, Deadline deadline) {
+  if (into.empty()) return {};
   std::size_t ready = std::min(into.size(), ahead_end_ - ahead_begin_);
   std::memcpy(into.data(), ahead_.data() + ahead_begin_, ready);
   ahead_begin_ += ready;

@@ -64,7 +64,7 @@ TEST(PageWire, PayloadsHaveTheirLimits) {
                                {FrameType::kFresh, kMaxPieceBytes},
                                {FrameType::kSetsEnd, 0},
                                {FrameType::kReady, 0},
-                               {FrameType::kResumed, 0},
+                               {FrameType::kResumed, kMaxReportBytes},
                                {FrameType::kAbort, 1024},
                                {FrameType::kRequest, 8},
                                {FrameType::kChunk, kMaxPieceBytes + kMaxChunkOverheadBytes},
