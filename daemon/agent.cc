@@ -15,7 +15,7 @@ namespace {
 constexpr auto kInitTimeout = std::chrono::seconds(5);
 constexpr auto kReadoptTimeout = std::chrono::seconds(3);
 constexpr auto kStandInTimeout = std::chrono::seconds(5);
-constexpr auto kLeavingTimeout = std::chrono::seconds(5);
+constexpr auto kLeavingTimeout = std::chrono::seconds(3);
 constexpr auto kPrepareTimeout = std::chrono::seconds(8);    // the leader waits ten
 constexpr auto kPreflightTimeout = std::chrono::seconds(8);  // likewise
 
@@ -183,7 +183,13 @@ Awaitable<> Agent::prepare_incoming(Agent* self, std::uint64_t request_id,
                                     wire::PrepareIncoming prepare) {
   log::info("incoming migration", log::field("migration", prepare.migration_id()),
             log::field("job", prepare.job_id()), log::field("pid", prepare.stand_in_pid()));
-  if (auto expected = self->jobs_.expect_incoming(prepare); !expected) {
+  // A job that comes back at once may meet what it left here, on its way out.
+  auto expected = self->jobs_.expect_incoming(prepare);
+  for (auto deadline = Clock::now() + kLeavingTimeout;
+       !expected && expected.error().code == ErrorCode::kBusy && Clock::now() < deadline;
+       expected = self->jobs_.expect_incoming(prepare))
+    co_await sleep_for(std::chrono::milliseconds(20));
+  if (!expected) {
     self->link_.reply(request_id, std::unexpected(expected.error()));
     co_return;
   }

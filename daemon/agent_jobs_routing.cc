@@ -180,8 +180,11 @@ void AgentJobs::on_outcome(const std::shared_ptr<Connection>& connection,
   migration.heard = told && final;
   if (told) migration.outcome.clear_late_signals();  // not a second time in the next hello
   // A destination's is kept until its stand-in is gone, too.
-  if (migration.heard && outcome.role() == Outcome::SOURCE)
+  if (migration.heard && outcome.role() == Outcome::SOURCE) {
     migrations_.erase(outcome.migration_id());
+    // Its stand-in may leave before the last of what it killed has gone.
+    if (outcome.state() == Outcome::DONE) remove_cgroup(outcome.job_id());
+  }
 }
 
 // The process runs here now; it is a job like any other.
@@ -319,6 +322,9 @@ void AgentJobs::discard(std::uint64_t job_id, std::string_view why) {
   if (connection) {
     wire::Message message;
     message.mutable_job_abandon()->set_job_id(job_id);
+    connection->send(message);
+    // Nobody else would.
+    message.mutable_job_exit_ack()->set_job_id(job_id);
     connection->send(message);
   }
   (void)cgroups_.kill(job_id);

@@ -44,7 +44,7 @@ struct MigrationConfig {
   std::string mode = std::string(kDefaultMigrationMode);
   std::uint32_t streams = 2;
   std::uint32_t max_rounds = 0;  // 0: the mode's own
-  double downtime_goal_seconds = 0.02;
+  double downtime_goal_seconds = 0.005;
   std::uint64_t bandwidth_bytes_per_second = 0;  // 0: no limit
 };
 

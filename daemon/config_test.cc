@@ -60,7 +60,7 @@ TEST(Config, DefaultsOfMigrations) {
   EXPECT_EQ(config.migration.mode, "hybrid");
   EXPECT_EQ(config.migration.streams, 2U);
   EXPECT_EQ(config.migration.max_rounds, 0U);
-  EXPECT_EQ(config.migration.downtime_goal_seconds, 0.02);
+  EXPECT_EQ(config.migration.downtime_goal_seconds, 0.005);
   EXPECT_EQ(config.migration.bandwidth_bytes_per_second, 0U);
   config = parsed(
       "[migration]\nmode = 'pre-copy'\nstreams = 16\nmax_rounds = 64\n"

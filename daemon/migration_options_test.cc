@@ -35,7 +35,7 @@ TEST(MigrationOptions, HaveDefaultsByMode) {
   auto hybrid = completed("");
   EXPECT_EQ(hybrid.mode(), "hybrid");
   EXPECT_EQ(hybrid.max_rounds(), 3U);
-  EXPECT_EQ(hybrid.downtime_goal_seconds(), 0.02);
+  EXPECT_EQ(hybrid.downtime_goal_seconds(), 0.005);
   EXPECT_EQ(hybrid.streams(), 2U);
   EXPECT_EQ(hybrid.bandwidth_bytes_per_second(), 0U);
   EXPECT_EQ(hybrid.timeout_seconds(), 60);

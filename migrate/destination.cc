@@ -7,8 +7,9 @@
 #include <sys/statvfs.h>
 
 #include <algorithm>
-#include <cstring>
+#include <array>
 #include <future>
+#include <sstream>
 
 #include "common/fault.h"
 #include "common/log.h"
@@ -24,6 +25,20 @@ constexpr std::uint64_t kMaxPid = 1U << 22;
 constexpr auto kConfirmTimeout = std::chrono::seconds(3);
 constexpr auto kResumeTimeout = std::chrono::seconds(1);
 constexpr auto kFreezeTimeout = std::chrono::seconds(10);
+
+// Arguments and environment: proc_pid_stat(5), fields 48 to 51.
+std::vector<std::pair<std::uint64_t, std::uint64_t>> argument_areas(pid_t pid) {
+  auto text = read_file(std::format("/proc/{}/stat", pid));
+  auto name_end = text ? text->rfind(')') : std::string::npos;
+  if (name_end == std::string::npos) return {};
+  std::istringstream fields(text->substr(name_end + 1));
+  std::string skipped;
+  for (int field = 3; field < 48; ++field) fields >> skipped;
+  std::array<std::uint64_t, 4> ends{};
+  for (auto& each : ends) fields >> each;
+  if (!fields) return {};
+  return {{ends[0], ends[1]}, {ends[2], ends[3]}};
+}
 
 std::uint64_t free_bytes(const std::string& path) {
   struct statvfs info{};
@@ -216,6 +231,10 @@ Result<void> MigrationDestination::on_notify(std::string_view script) {
 Result<void> MigrationDestination::on_restored() {
   GESTALT_TRY(sink_->await_restored(parameters_.deadline));
   GESTALT_TRY(check_registered());
+  // What `ps` and the process itself read by /proc.
+  for (const auto& [pid, pages] : present_)
+    for (auto [start, end] : argument_areas(static_cast<pid_t>(pid)))
+      GESTALT_TRY(sink_->bring(pid, start, end, parameters_.deadline));
   enter(DestinationState::kReady);
   GESTALT_TRY(fault_point(Fault::kDestinationReady));
   GESTALT_TRY(host_.before_resume(root_));
@@ -224,9 +243,7 @@ Result<void> MigrationDestination::on_restored() {
   GESTALT_ASSIGN(auto verdict, host_.await_verdict(parameters_.deadline));
   if (verdict != Verdict::kGranted)
     return fail(ErrorCode::kUnavailable, "the leader denied the migration");
-  GESTALT_TRY(fault_point(Fault::kDestinationResume));
-  if (auto failure = sink_->failure()) return std::unexpected(*failure);
-  return {};
+  return fault_point(Fault::kDestinationResume);
 }
 
 // A page of a mapping that CRIU did not give to us would be a zero page for ever.
@@ -247,8 +264,10 @@ Result<void> MigrationDestination::check_registered() {
 void MigrationDestination::on_resumed() {
   resumed_ = true;
   enter(DestinationState::kResumed);
+  wire::MigrationStats stats;
+  stats.set_destination_cpu_seconds(cpu_seconds() - cpu_seconds_at_start_);
   (void)connection_->send(FrameType::kResumed, static_cast<std::uint64_t>(root_),
-                          std::string_view(), deadline_in(kResumeTimeout));
+                          stats.SerializeAsString(), deadline_in(kResumeTimeout));
   (void)fault_point(Fault::kDestinationConfirm);
   host_.resumed(root_);
   sink_->resumed(strategy_.push_after_resume, [this] {

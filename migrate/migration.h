@@ -34,7 +34,7 @@ struct Strategy {
 
 inline constexpr char kDefaultMode[] = "hybrid";
 inline constexpr std::uint32_t kDefaultStreams = 2;
-inline constexpr double kDefaultDowntimeGoalSeconds = 0.02;
+inline constexpr double kDefaultDowntimeGoalSeconds = 0.005;
 
 // eager, lazy, pre-copy, post-copy, hybrid; empty is hybrid. kInvalidArgument.
 [[nodiscard]] Result<Strategy> strategy_of(std::string_view mode);

@@ -63,6 +63,11 @@ class PageSink {
   // fetch in the background too. `on_complete` is called on a thread of the sink, once,
   // when nothing is missing any more.
   void resumed(bool push, std::function<void()> on_complete);
+  // Puts these pages in place, if they are missing, before the task runs: what others read
+  // of it by /proc, for the kernel does not let them wait for a userfault. After
+  // await_restored().
+  [[nodiscard]] Result<void> bring(std::uint32_t pid, std::uint64_t start, std::uint64_t end,
+                                   Deadline deadline);
   void hurry();  // fetch everything in the background from now on
   // The processes have ended: nothing is missing any more.
   void forget_all();

@@ -189,7 +189,7 @@ Result<void> PageSink::arrive(const Request& request, const std::vector<ChunkRun
     std::lock_guard lock(mutex_);
     auto held = request.space->lock();
     wake = request.space->remote.empty() && request.space->in_flight.empty();
-    if (wake) changed_.notify_all();
+    if (wake || !running_) changed_.notify_all();
   }
   if (wake) check_complete();
   return {};

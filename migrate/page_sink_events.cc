@@ -25,6 +25,7 @@ constexpr std::uint64_t kMaxZeroPages = 512;
 constexpr std::uint32_t kMaxStridedPages = 64;
 constexpr std::size_t kMaxPrefetchRequests = 4096;
 constexpr std::size_t kRecentFaults = 8;
+constexpr std::uint64_t kMaxBroughtBytes = 64 * kPageBytes;
 // Larger than any mapping can be, so that the kernel places nothing, and beginning where
 // it does not refuse at once.
 constexpr std::uint64_t kNowhere = 0x10000;
@@ -197,6 +198,45 @@ Result<void> PageSink::handle_fault(const Space& space, std::uint64_t page,
   }
   enqueue_prefetch(space, plan);
   return {};
+}
+
+Result<void> PageSink::bring(std::uint32_t pid, std::uint64_t start, std::uint64_t end,
+                             Deadline deadline) {
+  start = start / kPageBytes * kPageBytes;
+  end = std::min((end + kPageBytes - 1) / kPageBytes * kPageBytes, start + kMaxBroughtBytes);
+  Space space;
+  {
+    std::lock_guard lock(mutex_);
+    auto known = std::ranges::find(spaces_, pid, [](const Space& each) { return each->pid(); });
+    if (known == spaces_.end()) return {};
+    space = *known;
+  }
+  auto first_of = [&](const PageSet& set) {
+    auto range = set.next(start, kPageBytes);
+    return range.start < end ? range : PageSet::Range{};
+  };
+  while (true) {
+    std::vector<Request> demands;
+    std::unique_lock lock(mutex_);
+    if (failure_) return std::unexpected(*failure_);
+    auto held = space->lock();
+    for (auto range = first_of(space->local); !range.empty(); range = first_of(space->local))
+      GESTALT_TRY(place_stored(*space, range.start, end - range.start));
+    for (auto range = first_of(space->remote); !range.empty(); range = first_of(space->remote))
+      demands.push_back(take_range(space, space->remote.next(range.start, end - range.start)));
+    bool done = demands.empty() && first_of(space->in_flight).empty();
+    held.unlock();
+    if (done) return {};
+    lock.unlock();
+    for (auto& demand : demands) send_demand(std::move(demand));
+    lock.lock();
+    auto here = [&] {
+      auto locked = space->lock();
+      return failure_ || (first_of(space->in_flight).empty() && first_of(space->remote).empty());
+    };
+    if (!changed_.wait_until(lock, deadline, here))
+      return fail(ErrorCode::kTimeout, "the pages did not arrive in time");
+  }
 }
 
 void PageSink::enqueue_prefetch(const Space& space, FaultAround::Plan plan) {

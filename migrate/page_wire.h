@@ -48,7 +48,7 @@ enum class FrameType : std::uint16_t {
   kFresh = 8,      // the same: those whose content the destination has already
   kSetsEnd = 9,    // argument: number of kPresent and kFresh frames
   kReady = 10,     // destination: restored, not running
-  kResumed = 11,   // destination: runs; argument: pid
+  kResumed = 11,   // destination: runs; argument: pid; payload: MigrationStats so far
   kAbort = 12,     // payload: reason
   kRequest = 13,   // destination: argument: address; payload: u32 pid, u32 count
   kChunk = 14,     // source: argument: address; payload: see page_chunk.h

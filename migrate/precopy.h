@@ -19,7 +19,7 @@ namespace gestalt {
 
 struct PrecopyLimits {
   std::uint32_t max_rounds = 5;
-  double downtime_goal_seconds = 0.02;  // for what would be sent after the freeze
+  double downtime_goal_seconds = 0.005;  // for what would be sent after the freeze
 };
 
 // Why the rounds ended: name_of() is what users see.

@@ -322,6 +322,13 @@ Result<void> MigrationSource::await_ready() {
   // There is time for it, other than where the freeze ends as soon as CRIU has restored.
   bool checked = strategy_.fetch_before_resume && !strategy_.rounds;
   if (checked) GESTALT_TRY(check_memory_advice());
+  while (true) {
+    auto waited =
+        connection_->wait_readable(std::min(parameters_.deadline, deadline_in(kProgressInterval)));
+    if (waited || waited.error().code != ErrorCode::kTimeout) break;
+    if (Clock::now() >= parameters_.deadline) break;
+    report_served(SourceState::kAwaitingReady);
+  }
   std::vector<std::byte> nothing;
   GESTALT_TRY(connection_->expect(FrameType::kReady, nothing, parameters_.deadline));
   stats_.set_restore_seconds(seconds_between(asked_at, Clock::now()));
@@ -362,8 +369,8 @@ Result<wire::MigrationStats> MigrationSource::finish_granted() {
   mark("granted");
   enter(SourceState::kGranted);
   (void)fault_point(Fault::kSourceCommit);
-  std::vector<std::byte> nothing;
-  auto resumed = connection_->expect(FrameType::kResumed, nothing, deadline_in(kResumedTimeout));
+  std::vector<std::byte> payload;
+  auto resumed = connection_->expect(FrameType::kResumed, payload, deadline_in(kResumedTimeout));
   auto resumed_at = Clock::now();
   mark("resumed");
   (void)fault_point(Fault::kSourceAwaitResumed);
@@ -371,6 +378,9 @@ Result<wire::MigrationStats> MigrationSource::finish_granted() {
     return std::unexpected(roll_back(
         Error{ErrorCode::kUnavailable, "the destination failed before it ran the process", {}}));
   if (!resumed) resumed_at = Clock::now();
+  wire::MigrationStats seen;
+  if (resumed && seen.ParseFromArray(payload.data(), static_cast<int>(payload.size())))
+    stats_.set_destination_cpu_seconds(seen.destination_cpu_seconds());
   stats_.set_freeze_seconds(seconds_between(frozen_at_, resumed_at));
   log::info("freeze", log::field("migration", parameters_.migration_id),
             log::field("milliseconds", timeline_));
@@ -429,16 +439,20 @@ void MigrationSource::serve_pages() {
   }
 }
 
+void MigrationSource::report_served(SourceState state) {
+  wire::MigrationProgress progress;
+  progress.set_phase(std::string(name_of(state)));
+  progress.set_bytes_done((server_->pages_sent() + server_->pages_zero()) * kPageBytes);
+  progress.set_bytes_total(missing_bytes_);
+  host_.progress(progress);
+}
+
 Result<void> MigrationSource::await_done() {
   std::vector<std::byte> payload;
   while (true) {
     auto waited = connection_->wait_readable(deadline_in(kProgressInterval));
     if (!waited && waited.error().code != ErrorCode::kTimeout) return waited;
-    wire::MigrationProgress progress;
-    progress.set_phase(std::string(name_of(SourceState::kServing)));
-    progress.set_bytes_done((server_->pages_sent() + server_->pages_zero()) * kPageBytes);
-    progress.set_bytes_total(missing_bytes_);
-    host_.progress(progress);
+    report_served(SourceState::kServing);
     if (server_->pages_lost()) return fail(ErrorCode::kGone, "the frozen copy has ended");
     if (waited) break;
   }

@@ -87,6 +87,7 @@ class MigrationSource {
   [[nodiscard]] Result<void> ask_leader();
   [[nodiscard]] Result<wire::MigrationStats> finish_granted();
   void serve_pages();
+  void report_served(SourceState state);
   [[nodiscard]] Result<void> await_done();
   [[nodiscard]] bool reconnect_control();
   void fill_stats();

@@ -136,9 +136,7 @@ void StandIn::on_message(wire::Message message) {
       if (paging_ && paging_id_ == message.migration_hurry().migration_id()) paging_->hurry();
       return;
     case wire::Message::kMigrationPagesLost:
-      if (paging_id_ == message.migration_pages_lost().migration_id())
-        pages_lost(message.migration_pages_lost().reason());
-      return;
+      return pages_lost(message.migration_pages_lost());
     case wire::Message::kMigrationCancel:
       return cancel_migration(message.migration_cancel().migration_id());
     default:

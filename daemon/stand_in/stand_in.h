@@ -71,7 +71,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   void cancel_migration(std::uint64_t migration_id);
   void answer_preflight(const wire::Message& message);
   void outgoing_finished(Result<wire::MigrationStats> outcome);
-  void pages_lost(const std::string& reason);
+  void pages_lost(const wire::MigrationPagesLost& lost);
   void end_paging();
   void incoming_finished(Result<void> outcome);
   void forget_job();
@@ -120,7 +120,8 @@ class StandIn final : public SourceHost, public DestinationHost {
   // Moved in, and still bringing pages.
   std::unique_ptr<MigrationDestination> paging_;
   std::uint64_t paging_id_ = 0;
-  bool paging_done_ = false;  // but a migration's thread may still look at it
+  wire::MigrationPagesLost early_loss_;  // heard of before the migration was over here
+  bool paging_done_ = false;             // but a migration's thread may still look at it
   bool leaving_ = false;
   wire::Message incoming_request_;  // PrepareIncoming, answered once we listen
 };

@@ -283,6 +283,7 @@ void StandIn::incoming_finished(Result<void> outcome) {
   stdio_->start();
   stdio_->resync();
   if (root_status_) root_ended();
+  pages_lost(early_loss_);
   on_child_events();
 }
 
@@ -303,10 +304,11 @@ void StandIn::end_paging() {
 
 // The hand-over point for a restart from a checkpoint: what the process still needed was
 // only there.
-void StandIn::pages_lost(const std::string& reason) {
-  if (!paging_ || !paging_->paging()) return;
+void StandIn::pages_lost(const wire::MigrationPagesLost& lost) {
+  if (migration_ && migration_->id == lost.migration_id()) early_loss_ = lost;
+  if (!paging_ || paging_id_ != lost.migration_id() || !paging_->paging()) return;
   log::error("the job's pages are lost: it ends", log::field("job", job_id_),
-             log::field("reason", reason));
+             log::field("reason", lost.reason()));
   if (auto killed = group_->kill(); !killed)
     log::error("cannot end the job", log::field("error", killed.error().text()));
   paging_->processes_ended();
