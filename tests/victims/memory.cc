@@ -9,75 +9,23 @@
 //   heap       small blocks below brk
 //
 // Also built as `static` (without shared libraries) from the same source.
-#include <sys/mman.h>
-
-#include <algorithm>
-#include <array>
 #include <memory>
-#include <span>
 #include <vector>
 
-#include "victim.h"
+#include "pages.h"
 
 namespace {
 
 using victim::bad;
 using victim::check;
+using victim::fill;
+using victim::kPageBytes;
+using victim::map;
+using victim::map_pages;
 using victim::mix;
 using victim::must;
-
-constexpr std::size_t kPageBytes = 4096;
-constexpr std::size_t kBodyWords = kPageBytes / 8 - 4;
-
-struct Page {
-  std::uint64_t index;
-  std::uint64_t generation;
-  std::uint64_t checksum;
-  std::uint64_t address;  // catches a page that was put in the wrong place
-  std::array<std::uint64_t, kBodyWords> body;
-};
-static_assert(sizeof(Page) == kPageBytes);
-
-void* map(std::size_t bytes, int protection, int flags, int fd = -1) {
-  void* address = ::mmap(nullptr, bytes, protection, flags, fd, 0);
-  if (address == MAP_FAILED) bad("mmap of {} bytes: {}", bytes, std::strerror(errno));
-  return address;
-}
-
-std::span<Page> map_pages(std::size_t pages) {
-  return {static_cast<Page*>(
-              map(pages * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)),
-          pages};
-}
-
-void fill(Page& page, std::uint64_t index, std::uint64_t generation) {
-  page.index = index;
-  page.generation = generation;
-  page.address = reinterpret_cast<std::uint64_t>(&page);
-  std::uint64_t value = mix(index << 20 ^ generation);
-  std::uint64_t sum = 0;
-  for (std::uint64_t& word : page.body) {
-    word = value;
-    sum = (sum << 7 | sum >> 57) ^ value;
-    value = value * 6364136223846793005 + 1442695040888963407;
-  }
-  page.checksum = sum;
-}
-
-void verify(const Page& page, std::uint64_t index, std::uint64_t generation, const char* what) {
-  check(page.index == index, "{} page {} has index {}", what, index, page.index);
-  check(page.generation == generation, "{} page {} is of generation {}, not {}", what, index,
-        page.generation, generation);
-  check(page.address == reinterpret_cast<std::uint64_t>(&page), "{} page {} moved", what, index);
-  std::uint64_t value = mix(index << 20 ^ generation);
-  std::uint64_t sum = 0;
-  for (std::uint64_t word : page.body) {
-    check(word == value, "{} page {} generation {}: a word differs", what, index, generation);
-    sum = (sum << 7 | sum >> 57) ^ word;
-    value = value * 6364136223846793005 + 1442695040888963407;
-  }
-  check(sum == page.checksum, "{} page {}: checksum differs", what, index);
-}
+using victim::Page;
+using victim::verify;
 
 // Written once and never again.
 class Constant {
@@ -126,10 +74,7 @@ class Zero {
     std::memset(static_cast<void*>(pages_.data()), 0, third * kPageBytes);
   }
   void check_zero(std::uint64_t random) const {
-    const Page& page = pages_[random % pages_.size()];
-    bool zero = (page.index | page.generation | page.checksum | page.address) == 0 &&
-                std::ranges::all_of(page.body, [](std::uint64_t word) { return word == 0; });
-    check(zero, "zero page {} is not zero", random % pages_.size());
+    victim::verify_zero(pages_[random % pages_.size()], random % pages_.size(), "zero");
   }
   // The last third stays a hole until the very end.
   void check_touched(std::uint64_t random) const { check_zero(random % (pages_.size() / 3 * 2)); }

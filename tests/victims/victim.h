@@ -102,13 +102,14 @@ struct Options {
   std::int64_t tick_ms = 200;  // between two `tick` lines; 0: none
   std::string until;           // stop when this file exists
   std::string directory = "/var/tmp";
+  std::string kind;  // for victims of several kinds
 };
 
 inline Options parse_options(int argc, char** argv, Options options = {}) {
   auto usage = [&](std::string_view why) {
     std::fprintf(stderr,
                  "%s: %.*s\nusage: %s [--mib N] [--rate|--write-rate N] [--count N]"
-                 " [--seconds S] [--tick-ms N] [--until FILE] [--dir DIR]\n",
+                 " [--seconds S] [--tick-ms N] [--until FILE] [--dir DIR] [--kind NAME]\n",
                  argv[0], static_cast<int>(why.size()), why.data(), argv[0]);
     std::exit(2);
   };
@@ -130,6 +131,8 @@ inline Options parse_options(int argc, char** argv, Options options = {}) {
       options.until = value;
     else if (name == "--dir")
       options.directory = value;
+    else if (name == "--kind")
+      options.kind = value;
     else
       usage("unknown option");
   }
