@@ -43,9 +43,13 @@ enum class Fault {
 };
 
 // Hits the fault point: nothing happens unless GESTALT_FAULT (or the file
-// /run/gestalt/fault, for processes that are started by daemons) names its number.
+// /run/gestalt/fault, for processes that are started by daemons) names its number. That
+// there is a new file is noticed within 10 ms.
 // Actions: "fail" (default) returns an error; "exit" ends the process at once as a
-// crash would; "hang" sleeps for ten minutes.
+// crash would; "hang" sleeps for ten minutes; "garbage" lets it pass, but what the thread
+// sends next to the other node is garbage.
 [[nodiscard]] Result<void> fault_point(Fault fault);
+// Whether this thread's next frame shall be garbage; once.
+[[nodiscard]] bool take_garbage();
 
 }  // namespace gestalt

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/fault.h"
+
 namespace gestalt {
 namespace {
 
@@ -12,6 +14,12 @@ constexpr std::uint16_t kMagic = 0x4750;  // "GP"
 // In one entry of a page set: 128 GiB of memory.
 constexpr std::uint32_t kMaxFullBlocks = 1U << 16;
 constexpr std::size_t kCorkBytes = 256U << 10;
+
+std::vector<std::byte> frame_header(FrameType type, std::size_t length, std::uint64_t argument) {
+  auto header = encode_header({type, static_cast<std::uint32_t>(length), argument});
+  if (take_garbage()) std::ranges::reverse(header);
+  return header;
+}
 
 std::uint32_t max_payload(FrameType type) {
   switch (type) {
@@ -175,7 +183,7 @@ Result<void> decode_page_set(std::span<const std::byte> payload, PageSet& set) {
 
 Result<void> PageConnection::send(FrameType type, std::uint64_t argument,
                                   std::span<const std::byte> payload, Deadline deadline) {
-  auto frame = encode_header({type, static_cast<std::uint32_t>(payload.size()), argument});
+  auto frame = frame_header(type, payload.size(), argument);
   if (corked_) {
     collected_.insert(collected_.end(), frame.begin(), frame.end());
     collected_.insert(collected_.end(), payload.begin(), payload.end());
@@ -203,7 +211,7 @@ Result<void> PageConnection::send_parts(FrameType type, std::uint64_t argument,
                                         Deadline deadline) {
   std::size_t length = 0;
   for (auto part : parts) length += part.size();
-  auto header = encode_header({type, static_cast<std::uint32_t>(length), argument});
+  auto header = frame_header(type, length, argument);
   std::vector<std::span<const std::byte>> all{std::span<const std::byte>(header)};
   all.insert(all.end(), parts.begin(), parts.end());
   return stream_->send_parts(all, deadline);

@@ -26,6 +26,17 @@ destination_faults() { # MODE
   ! { fetches_before "$1" || has_rounds "$1"; } || echo 24
 }
 
+# Of these, where something is sent next: garbage instead.
+source_garbage() { # MODE
+  echo 1 5 7
+  ! { fetches_before "$1" || has_rounds "$1"; } || echo 6
+}
+
+destination_garbage() { # MODE
+  echo 21 26
+  ! fetches_before "$1" || has_rounds "$1" || echo 24
+}
+
 # Writes without a pause: something is dirty at any moment.
 begin_victim() { begin victim node1 memory --mib 8 --rate "${1:-0}" --tick-ms 50; }
 
@@ -83,6 +94,8 @@ rolled_back_by() {
 
 test_source_fails() { rolled_back_by node1 '' source_faults; }
 test_destination_fails() { rolled_back_by node2 '' destination_faults; }
+test_garbage_from_the_source() { rolled_back_by node1 :garbage source_garbage; }
+test_garbage_from_the_destination() { rolled_back_by node2 :garbage destination_garbage; }
 test_destination_crashes() { rolled_back_by node2 :exit destination_faults; }
 
 test_failures_after_the_grant_only_delay() {
@@ -237,6 +250,8 @@ broken_while_serving() { # NODE FAULT
 
 test_source_fails_while_it_serves() { broken_while_serving node1 6; }
 test_destination_fails_while_pages_follow() { broken_while_serving node2 24; }
+test_garbage_while_it_serves() { broken_while_serving node1 6:garbage; }
+test_garbage_while_pages_follow() { broken_while_serving node2 24:garbage; }
 
 # crash_while_serving NODE FAULT
 crash_while_serving() {
