@@ -31,6 +31,8 @@ class RunSession {
   static constexpr Clock::duration kStartTimeout = std::chrono::seconds(60);
   // After the job's end: without any more of its output.
   static constexpr Clock::duration kDrainTimeout = std::chrono::seconds(5);
+  // For output that was lost with a connection to come again.
+  static constexpr Clock::duration kGapTimeout = std::chrono::seconds(30);
 
   RunSession(EventLoop& loop, std::string socket_path, Fd socket, wire::RunRequest request);
   RunSession(const RunSession&) = delete;
@@ -51,6 +53,7 @@ class RunSession {
   void on_exited(std::uint32_t wait_status);
   void on_signal(const signalfd_siginfo& info);
   void on_data(const wire::StdioData& data);
+  void await_lost_data(const Error& gap);
   void check(const Result<void>& result);
 
   void send_signal(int signal, bool to_group);
@@ -76,6 +79,7 @@ class RunSession {
   EventLoop::TimerId start_timer_ = 0;
   EventLoop::TimerId drain_timer_ = 0;
   EventLoop::TimerId terminal_timer_ = 0;
+  EventLoop::TimerId gap_timer_ = 0;
   std::deque<wire::Message> held_signals_;  // while the link is down
   DaemonLink link_;
   JobSignals signals_;

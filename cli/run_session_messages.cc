@@ -46,8 +46,22 @@ void RunSession::on_message(const wire::Message& message) {
 
 void RunSession::on_data(const wire::StdioData& data) {
   restart_drain_timer();
-  if (data.stream() == 1) check(output_.accept(data.offset(), data.data(), data.eof()));
-  if (data.stream() == 2) check(error_.accept(data.offset(), data.data(), data.eof()));
+  for (auto [stream, output] : {std::pair(1U, &output_), std::pair(2U, &error_)}) {
+    if (data.stream() != stream) continue;
+    auto accepted = output->accept(data.offset(), data.data(), data.eof());
+    bool gap = !accepted && accepted.error().code == ErrorCode::kUnavailable;
+    if (gap)
+      await_lost_data(accepted.error());
+    else
+      check(accepted);
+    if (!gap) loop_.cancel(std::exchange(gap_timer_, 0));
+  }
+}
+
+// What was lost with a connection comes again, but newer data may overtake it.
+void RunSession::await_lost_data(const Error& gap) {
+  if (gap_timer_ != 0) return;
+  gap_timer_ = loop_.after(kGapTimeout, [this, gap] { check(std::unexpected(gap)); });
 }
 
 void RunSession::check(const Result<void>& result) {

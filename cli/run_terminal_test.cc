@@ -124,7 +124,9 @@ TEST_F(RunTerminalTest, WithoutAShellAStopKeyDoesNotStop) {
 TEST_F(RunTerminalTest, IsRestoredWhenTheSessionFails) {
   daemon_.on_message = [&](const wire::Message& message) {
     if (message.has_run_request()) daemon_.start_job(message);
-    if (message.has_job_window()) daemon_.send_data(1, 99, "a gap", false);
+    if (!message.has_job_window()) return;
+    daemon_.send_data(1, 0, "x", true);
+    daemon_.send_data(1, 1, "after the end", false);
   };
   EXPECT_EQ(WEXITSTATUS(command_.wait()), 125);
   EXPECT_FALSE(is_raw());

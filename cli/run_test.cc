@@ -182,7 +182,9 @@ TEST_F(RunTest, AttachesAgainAfterALostConnection) {
       job.set_node("n2");
       job.set_state(wire::JOB_RUNNING);
       daemon_.reply(message, attached);
-      daemon_.send_data(1, 0, "one two", true);
+      daemon_.send_data(1, 7, "!", false);  // overtakes what was lost
+      daemon_.send_data(1, 0, "one two", false);
+      daemon_.send_data(1, 7, "!", true);
       daemon_.send_data(2, 0, "", true);
     }
     if (message.has_stdio_data() && daemon_.connections() == 2) daemon_.send_exit(0);
@@ -190,7 +192,7 @@ TEST_F(RunTest, AttachesAgainAfterALostConnection) {
   auto command = run({"cat"});
   command.write_input("typed");
   EXPECT_EQ(command.wait(), 0);
-  EXPECT_EQ(command.output(), "one two");
+  EXPECT_EQ(command.output(), "one two!");
   EXPECT_EQ(input_, "typed");
   EXPECT_EQ(daemon_.connections(), 2);
   EXPECT_THAT(chunks_, ElementsAre(0, 0));

@@ -56,7 +56,7 @@ void StdioSender::restore(std::uint64_t base_offset, std::string pending, bool e
 Result<void> StdioReceiver::accept(std::uint64_t offset, std::string_view data, bool eof) {
   std::uint64_t expected = consumed_ + pending_.size();
   if (offset > expected)
-    return fail(ErrorCode::kProtocol,
+    return fail(ErrorCode::kUnavailable,
                 std::format("stdio data from byte {}, expected {}", offset, expected));
   std::uint64_t end = offset + data.size();
   if (end > expected) {

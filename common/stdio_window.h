@@ -58,8 +58,10 @@ class StdioSender {
 
 class StdioReceiver {
  public:
-  // Takes a piece; what is new of it is appended to pending(). A gap, or more unconsumed
-  // bytes than four windows (a migration rescues a pipe's content beyond one), is kProtocol.
+  // Takes a piece; what is new of it is appended to pending(). A gap is kUnavailable: what
+  // got lost when a connection broke comes again after a resync, but newer data may come
+  // before it. More unconsumed bytes than four windows (a migration rescues a pipe's content
+  // beyond one) are kProtocol.
   [[nodiscard]] Result<void> accept(std::uint64_t offset, std::string_view data, bool eof);
   [[nodiscard]] const std::string& pending() const { return pending_; }
   // The first `count` bytes of pending() have been written out.

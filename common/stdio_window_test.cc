@@ -153,10 +153,12 @@ TEST(StdioReceiver, GapsAreRefused) {
   for (std::uint64_t offset : {4ULL, 1ULL << 40, ~0ULL}) {
     auto gap = receiver.accept(offset, "x", false);
     ASSERT_FALSE(gap);
-    EXPECT_EQ(gap.error().code, ErrorCode::kProtocol);
+    EXPECT_EQ(gap.error().code, ErrorCode::kUnavailable);
   }
   EXPECT_FALSE(receiver.accept(4, "", true));
   EXPECT_EQ(receiver.pending(), "abc") << "a refused piece leaves no trace";
+  ASSERT_TRUE(receiver.accept(3, "d", false));
+  EXPECT_EQ(receiver.pending(), "abcd");
 }
 
 TEST(StdioReceiver, Eof) {
