@@ -163,6 +163,8 @@ void AgentJobs::start_failed(std::uint64_t job_id, const Error& error) {
 }
 
 Result<void> AgentJobs::expect_incoming(const wire::PrepareIncoming& prepare) {
+  if (cancelled_.contains(prepare.migration_id()))
+    return fail(ErrorCode::kGone, "the migration was cancelled");
   if (migrations_.size() >= kMaxMigrations)
     return fail(ErrorCode::kBusy, std::format("too many migrations on {}", node_));
   if (jobs_.contains(prepare.job_id()))
@@ -191,7 +193,7 @@ Awaitable<Result<std::shared_ptr<Connection>>> AgentJobs::wait_for_incoming(
   auto waiting = found->second.waiting;
   auto connection = co_await waiting->wait(kHelloTimeout);
   if (!connection) co_return fail(ErrorCode::kTimeout, "the stand-in did not come up in time");
-  if (!migrations_.contains(migration_id))
+  if (!migrations_.contains(migration_id) || cancelled_.contains(migration_id))
     co_return fail(ErrorCode::kGone, "the migration was cancelled");
   co_return std::move(*connection);
 }

@@ -97,6 +97,7 @@ class AgentJobs {
   bool verdict(const wire::Message& message);
   bool to_job(std::uint64_t job_id, const wire::Message& message);
   bool to_migration(std::uint64_t migration_id, const wire::Message& message);
+  bool cancel(const wire::Message& message);
   void started_outgoing(const wire::StartOutgoing& start);
 
   asio::io_context& context_;
@@ -106,6 +107,7 @@ class AgentJobs {
   std::unique_ptr<LocalServer> server_;
   std::map<std::uint64_t, LocalJob> jobs_;
   std::map<std::uint64_t, LocalMigration> migrations_;
+  std::set<std::uint64_t> cancelled_;  // the latest: a cancellation may overtake what it is of
 };
 
 }  // namespace gestalt

@@ -27,6 +27,13 @@ bool AgentJobs::to_migration(std::uint64_t migration_id, const wire::Message& me
   return true;
 }
 
+bool AgentJobs::cancel(const wire::Message& message) {
+  constexpr std::size_t kMostRemembered = 1024;
+  cancelled_.insert(message.migration_cancel().migration_id());
+  if (cancelled_.size() > kMostRemembered) cancelled_.erase(cancelled_.begin());
+  return to_migration(message.migration_cancel().migration_id(), message);
+}
+
 bool AgentJobs::from_leader(const wire::Message& message) {
   switch (message.body_case()) {
     case wire::Message::kStdioData:
@@ -51,7 +58,7 @@ bool AgentJobs::from_leader(const wire::Message& message) {
     case wire::Message::kMigrationVerdict:
       return verdict(message);
     case wire::Message::kMigrationCancel:
-      return to_migration(message.migration_cancel().migration_id(), message);
+      return cancel(message);
     case wire::Message::kMigrationHurry:
       return to_job(message.migration_hurry().job_id(), message);
     case wire::Message::kMigrationPagesLost:
