@@ -101,6 +101,7 @@ class Leader {
                                                const std::string& fingerprint);
   void on_hello(const std::shared_ptr<Connection>& connection, const TlsPeer& peer,
                 const wire::Message& message);
+  [[nodiscard]] std::vector<std::uint32_t> pids_of_jobs();
   [[nodiscard]] Result<wire::AgentWelcome> admit(const std::shared_ptr<Connection>& connection,
                                                  const TlsPeer& peer, const wire::AgentHello& hello,
                                                  bool& same_boot);

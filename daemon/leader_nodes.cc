@@ -185,6 +185,7 @@ Result<wire::AgentWelcome> Leader::admit(const std::shared_ptr<Connection>& conn
   act(admission.transitions);
   GESTALT_ASSIGN(auto record, record_node(peer.node, hello.address(), peer.fingerprint));
   GESTALT_ASSIGN(auto range, slices_.range(record.slice_index));
+  if (!same_boot) range = PidSlices::after_boot(range, pids_of_jobs());
   if (auto old = agents_.find(peer.node); old != agents_.end())
     old->second.connection->close(Error{ErrorCode::kUnavailable, "a newer connection is here", {}});
   agents_[peer.node] = {connection, admission.connection};
@@ -200,6 +201,15 @@ Result<wire::AgentWelcome> Leader::admit(const std::shared_ptr<Connection>& conn
   welcome.set_pid_last(range.last);
   welcome.set_heartbeat_seconds(config_.membership.heartbeat_seconds);
   return welcome;
+}
+
+std::vector<std::uint32_t> Leader::pids_of_jobs() {
+  std::vector<std::uint32_t> out;
+  for (const auto& [node, facts] : facts_)
+    for (const Job* job : jobs_.running_on(node))
+      for (auto pid : {job->record.root_pid, job->record.stand_in_pid})
+        if (pid != 0) out.push_back(pid);
+  return out;
 }
 
 void Leader::on_heartbeat(const std::string& node, ConnectionId id,

@@ -1,7 +1,7 @@
 #include "daemon/pid_slices.h"
 
+#include <algorithm>
 #include <bit>
-#include <vector>
 
 namespace gestalt {
 
@@ -27,6 +27,25 @@ Result<PidRange> PidSlices::range(std::uint32_t index) const {
 std::optional<std::uint32_t> PidSlices::index_of(std::uint32_t pid) const {
   if (pid < size_ || pid >= kPidLimit) return std::nullopt;
   return pid / size_;
+}
+
+PidRange PidSlices::after_boot(PidRange slice, std::vector<std::uint32_t> in_use) {
+  // Of a job only the first pids are known: its threads and children have some after them.
+  constexpr std::uint32_t kOfItsJob = 512;
+  // An init refuses a slice that is not clearly larger than its guard band.
+  constexpr std::uint32_t kLeast = 3072;
+  std::erase_if(in_use, [&](std::uint32_t pid) { return !slice.contains(pid); });
+  std::ranges::sort(in_use);
+  PidRange best = slice;
+  std::uint32_t longest = in_use.empty() ? 0 : in_use.front() - slice.first;
+  for (std::size_t i = 0; i < in_use.size(); ++i) {
+    std::uint32_t next = i + 1 < in_use.size() ? in_use[i + 1] : slice.last;
+    std::uint32_t first = in_use[i] + kOfItsJob;
+    if (first >= next || next - first <= longest || first + kLeast > slice.last) continue;
+    longest = next - first;
+    best.first = first;
+  }
+  return best;
 }
 
 Result<std::uint32_t> PidSlices::allocate(std::span<const std::uint32_t> used) const {

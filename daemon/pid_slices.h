@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "common/result.h"
 
@@ -32,6 +33,9 @@ class PidSlices {
   [[nodiscard]] Result<PidRange> range(std::uint32_t index) const;
   // Nothing for pids of slice 0 and beyond the limit.
   [[nodiscard]] std::optional<std::uint32_t> index_of(std::uint32_t pid) const;
+  // Where a node that has booted anew begins in its slice: behind one of the pids that
+  // processes born there still have elsewhere, where the way to the next one is longest.
+  [[nodiscard]] static PidRange after_boot(PidRange slice, std::vector<std::uint32_t> in_use);
   // The lowest index that is not in `used`; kNoSpace when there is none.
   [[nodiscard]] Result<std::uint32_t> allocate(std::span<const std::uint32_t> used) const;
 

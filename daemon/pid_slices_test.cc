@@ -58,5 +58,22 @@ TEST(PidSlices, AllocatesTheLowestFree) {
   EXPECT_NE(none.error().remedy.find("pid_slice_size"), std::string::npos);
 }
 
+TEST(PidSlices, ABootBeginsWhereNoJobIs) {
+  PidRange slice{16384, 32767};
+  auto first = [&](std::vector<std::uint32_t> in_use) {
+    auto range = PidSlices::after_boot(slice, std::move(in_use));
+    EXPECT_EQ(range.last, slice.last);
+    return range.first;
+  };
+  EXPECT_EQ(first({}), 16384U);
+  EXPECT_EQ(first({7, 40000}), 16384U) << "born elsewhere";
+  EXPECT_EQ(first({16390}), 16902U);
+  EXPECT_EQ(first({16391, 16390, 16400}), 16912U);
+  EXPECT_EQ(first({16390, 30000}), 16902U);
+  EXPECT_EQ(first({16390, 18000}), 18512U);
+  EXPECT_EQ(first({32000}), 16384U) << "no room behind it";
+  EXPECT_EQ(first({28000, 16390}), 16902U);
+}
+
 }  // namespace
 }  // namespace gestalt
