@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -135,6 +136,13 @@ void write_at_random(char* arena, unsigned seed) {
     char* block = map_memory(64 * kPageBytes);
     touch(block, 64 * kPageBytes, static_cast<char>(round));
     void* moved = ::mremap(block, 64 * kPageBytes, 128 * kPageBytes, MREMAP_MAYMOVE);
+    if (moved == MAP_FAILED) {
+      // A harvest that had read the map before registered a part of it: the kernel moves no
+      // two mappings at once.
+      if (errno != EFAULT) ::_exit(8);
+      ::munmap(block, 64 * kPageBytes);
+      continue;
+    }
     touch(static_cast<char*>(moved) + 60 * kPageBytes, 8 * kPageBytes, 3);
     auto& old = blocks[round / 4096 % blocks.size()];
     if (old != nullptr) ::munmap(old, 128 * kPageBytes);

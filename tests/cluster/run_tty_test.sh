@@ -194,7 +194,7 @@ END
 test_a_terminal_program_moves() {
   at_terminal <<'END'
 PROGRAM = """
-import os, signal, sys, termios
+import os, select, signal, sys, termios
 def size(*_):
     print("size", *os.get_terminal_size(), flush=True)
 signal.signal(signal.SIGWINCH, size)
@@ -203,6 +203,9 @@ def interrupted(*_):
 signal.signal(signal.SIGINT, interrupted)
 print("ready", os.getpid(), os.ttyname(0), flush=True)
 while True:
+    # A signal just before read(2) would be handled only after it.
+    while not select.select([0], [], [], 0.2)[0]:
+        pass
     line = sys.stdin.readline().strip()
     if line == "quit":
         sys.exit(12)
