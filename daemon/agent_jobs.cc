@@ -85,6 +85,13 @@ void AgentJobs::on_hello(const std::shared_ptr<Connection>& connection,
   }
   auto found = migrations_.find(hello.migration_id());
   bool is_job = hello.has_job() && hello.job().pid() != 0;
+  if (found == migrations_.end() && hello.migration_id() != 0 && !is_job) {
+    // It was to receive one that was cancelled meanwhile.
+    wire::Message leave;
+    leave.mutable_job_exit_ack()->set_job_id(hello.job_id());
+    connection->send(leave);
+    return;
+  }
   if (found == migrations_.end() || (is_job && !found->second.arriving)) {
     adopt_job(connection, hello);
     return;

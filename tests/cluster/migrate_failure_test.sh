@@ -167,6 +167,7 @@ test_a_process_that_is_killed_meanwhile() {
     wait $! || true
     await_status victim 137
     wait_until 10 only_on nowhere victim 0
+    wait_until 5 on node2 sh -c '! pgrep -x gestalt-stand-i'
   done
 }
 
