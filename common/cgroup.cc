@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -94,6 +95,14 @@ bool Cgroup::frozen() const {
 }
 
 Result<void> Cgroup::kill() { return write("cgroup.kill", "1"); }
+
+void Cgroup::yield_to_others() const {
+  auto text = read_file_at(directory_.get(), "cgroup.threads");
+  if (!text) return;
+  std::istringstream lines(*text);
+  for (pid_t thread = 0; lines >> thread;)
+    (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(thread), 19);
+}
 
 Result<std::vector<pid_t>> Cgroup::processes() const {
   GESTALT_ASSIGN(auto text, read_file_at(directory_.get(), "cgroup.procs"));

@@ -39,6 +39,8 @@ class Cgroup {
   // SIGKILL to all members, frozen or not, atomically against forks.
   [[nodiscard]] Result<void> kill();
   // Process ids as the caller's pid namespace has them.
+  // To the lowest priority, as far as it may: what is to end has much memory to give back.
+  void yield_to_others() const;
   [[nodiscard]] Result<std::vector<pid_t>> processes() const;
   [[nodiscard]] Result<void> wait_empty(Deadline deadline);
   // Only an empty group can be removed.

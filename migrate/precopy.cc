@@ -19,6 +19,15 @@ constexpr std::uint64_t kChunkBytes = 128 * kPageBytes;
 constexpr auto kReportInterval = std::chrono::milliseconds(100);
 // A round that leaves more than this share of what it sent is not worth another.
 constexpr double kWorthwhileShare = 0.7;
+// After the freeze each piece is asked for by itself. Measured: 860 single pages took 12 ms
+// more than none, with the restore beside them.
+constexpr double kSecondsPerRange = 10e-6;
+
+std::uint64_t ranges_of(const std::map<std::uint32_t, PageSet>& pages) {
+  std::uint64_t sum = 0;
+  for (const auto& [pid, set] : pages) set.for_each([&](std::uint64_t, std::uint64_t) { ++sum; });
+  return sum;
+}
 
 std::uint64_t bytes_of(const std::map<std::uint32_t, PageSet>& pages) {
   std::uint64_t sum = 0;
@@ -61,10 +70,11 @@ std::optional<RoundsEnd> rounds_end(const PrecopyLimits& limits,
                                     const std::vector<RoundResult>& rounds) {
   const auto& last = rounds.back();
   double bandwidth = static_cast<double>(last.sent_bytes) / std::max(last.seconds, 1e-6);
+  double expected_seconds = static_cast<double>(last.dirty_bytes) / std::max(bandwidth, 1.0) +
+                            static_cast<double>(last.dirty_ranges) * kSecondsPerRange;
   // Too little to measure a bandwidth by is little enough.
-  bool goal = last.dirty_bytes == 0 ||
-              static_cast<double>(last.dirty_bytes) <= bandwidth * limits.downtime_goal_seconds;
-  if (goal) return RoundsEnd::kDowntimeGoal;
+  if (last.dirty_bytes == 0 || expected_seconds <= limits.downtime_goal_seconds)
+    return RoundsEnd::kDowntimeGoal;
   if (rounds.size() >= limits.max_rounds) return RoundsEnd::kRoundLimit;
   // The first round sends everything, so it says nothing about the next.
   auto sent = static_cast<double>(last.sent_bytes);
@@ -118,6 +128,7 @@ Result<RoundsEnd> Precopy::run(Deadline deadline) {
     round.seconds = seconds_between(round_began_, Clock::now());
     GESTALT_ASSIGN(pages, harvest());
     round.dirty_bytes = bytes_of(pages);
+    round.dirty_ranges = ranges_of(pages);
     dirty_bytes_per_second_ =
         static_cast<double>(round.dirty_bytes) / std::max(round.seconds, 1e-6);
     rounds_.push_back(round);

@@ -31,6 +31,7 @@ struct RoundResult {
   std::uint64_t sent_bytes = 0;
   std::uint64_t dirty_bytes = 0;  // written while it was being sent
   double seconds = 0;
+  std::uint64_t dirty_ranges = 0;  // in how many pieces that is
 };
 // Empty: another round. Pure.
 [[nodiscard]] std::optional<RoundsEnd> rounds_end(const PrecopyLimits& limits,

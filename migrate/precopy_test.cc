@@ -26,7 +26,7 @@ struct Decision {
 TEST(RoundsEnd, IsDecidedByTheLastRound) {
   constexpr std::uint64_t kMegabyte = 1 << 20;
   auto round = [](std::uint64_t sent, std::uint64_t dirty, double seconds) {
-    return RoundResult{sent * kMegabyte, dirty * kMegabyte, seconds};
+    return RoundResult{sent * kMegabyte, dirty * kMegabyte, seconds, 0};
   };
   const Decision table[] = {
       {"nothing is dirty", 5, {round(100, 0, 1)}, RoundsEnd::kDowntimeGoal},
@@ -48,6 +48,8 @@ TEST(RoundsEnd, IsDecidedByTheLastRound) {
        5,
        {round(100, 100, 1), round(100, 60, 1), round(60, 3, 0.6)},
        RoundsEnd::kDowntimeGoal},
+      {"little, in a few pieces", 5, {{100 << 20, 1 << 20, 1, 3000}}, RoundsEnd::kDowntimeGoal},
+      {"little, in too many pieces", 5, {{100 << 20, 1 << 20, 1, 5000}}, std::nullopt},
       {"no time at all", 5, {round(1, 1, 0)}, RoundsEnd::kDowntimeGoal},
   };
   for (const auto& each : table) {
