@@ -8,9 +8,10 @@ namespace gestalt {
 namespace {
 
 // Small enough that a fault on a page under way does not wait long, large enough to keep
-// the connection busy: 2 x 512 KiB for each link.
-constexpr std::uint64_t kRequestBytes = 128 * kPageBytes;
-constexpr std::size_t kWindowRequests = 2;
+// the connection busy: 4 x 256 KiB for each link. (512 KiB are 6 % slower in eager mode,
+// 128 KiB 5 %.)
+constexpr std::uint64_t kRequestBytes = 64 * kPageBytes;
+constexpr std::size_t kWindowRequests = 4;
 // Under one hold of an address space's lock.
 constexpr std::uint64_t kPlaceBytes = 64 * kPageBytes;
 // Around a fault, fetched before the rest.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "common/fault.h"
 #include "common/log.h"
@@ -25,6 +26,7 @@ constexpr std::uint64_t kMaxZeroPages = 512;
 constexpr std::uint32_t kMaxStridedPages = 64;
 constexpr std::size_t kMaxPrefetchRequests = 4096;
 constexpr std::size_t kRecentFaults = 8;
+constexpr auto kFaultPause = std::chrono::microseconds(500);
 constexpr std::uint64_t kMaxBroughtBytes = 64 * kPageBytes;
 // Larger than any mapping can be, so that the kernel places nothing, and beginning where
 // it does not refuse at once.
@@ -307,7 +309,15 @@ Result<void> PageSink::place_stored(AddressSpace& space, std::uint64_t address,
   return {};
 }
 
+// Pauses while there are faults: on a busy machine this thread would take the processor from
+// those who wait, or hold a lock while others have it.
 void PageSink::place_all_stored() {
+  std::uint64_t faults = 0;
+  auto give_way = [&] {
+    std::uint64_t now = faults_local_ + faults_demand_;
+    if (now == std::exchange(faults, now)) return std::this_thread::yield();
+    std::this_thread::sleep_for(kFaultPause);
+  };
   for (bool found = true; found && !stopping_;) {  // again for what was forked meanwhile
     found = false;
     for (const auto& space : spaces()) {
@@ -319,7 +329,7 @@ void PageSink::place_all_stored() {
         auto placed = place_stored(*space, range.start, range.bytes());
         if (!placed) return fail_with(std::move(placed).error());
         held.unlock();
-        std::this_thread::yield();
+        give_way();
       }
       check_complete();
     }

@@ -4,7 +4,9 @@
 #include "migrate/source.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -21,6 +23,7 @@ constexpr auto kResumedTimeout = std::chrono::seconds(2);
 constexpr auto kConnectTimeout = std::chrono::seconds(10);
 constexpr auto kReconnectTimeout = std::chrono::seconds(3);
 constexpr auto kReconnectPause = std::chrono::milliseconds(200);
+constexpr int kNiceAfterResume = 10;
 constexpr auto kProgressInterval = std::chrono::milliseconds(200);
 constexpr std::size_t kHandoverPieceBytes = 1U << 20;
 
@@ -385,6 +388,8 @@ Result<wire::MigrationStats> MigrationSource::finish_granted() {
   log::info("freeze", log::field("migration", parameters_.migration_id),
             log::field("milliseconds", timeline_));
   stats_.set_commit_seconds(seconds_between(granted_at, resumed_at));
+  // Nobody waits for what this thread does from now on.
+  (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNiceAfterResume);
   if (missing_bytes_ > 0 && strategy_.pages_stay_behind()) serve_pages();
   bool checked = strategy_.fetch_before_resume && !strategy_.rounds;
   if (auto same = checked ? Result<void>() : check_memory_advice(); !same)
