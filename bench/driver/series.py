@@ -66,7 +66,8 @@ def by_gestalt(mode, options):
         migration = migrate(job, mode)
         return {
             "memory_bytes": int(options[1]) * MIB,  # after --mib
-            "gap_seconds": job.longest_gap_seconds(migration.began, migration.ended),
+            "gap_seconds": job.freeze_gap_seconds(),
+            "longest_gap_seconds": job.longest_gap_seconds(migration.began, migration.ended),
             "freeze_seconds": migration["freeze_seconds"],
             "total_seconds": migration["total_seconds"],
             "command_seconds": migration.ended - migration.began,
@@ -89,7 +90,8 @@ def by_criu(recipe, name):
             settle(options)
             began, ended = criu.move(process, recipe)
             return {
-                "gap_seconds": process.longest_gap_seconds(began, ended),
+                "gap_seconds": process.freeze_gap_seconds(),
+                "longest_gap_seconds": process.longest_gap_seconds(began, ended),
                 "total_seconds": ended - began,
             }
 

@@ -1,6 +1,7 @@
 #include "heartbeat.h"
 
 #include <pthread.h>
+#include <sys/utsname.h>
 #include <time.h>
 
 #include "victim.h"
@@ -13,6 +14,12 @@ std::int64_t read_clock_ns(clockid_t clock) {
   timespec now{};
   ::clock_gettime(clock, &now);
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+std::string node_name() {
+  utsname names{};
+  victim::must(::uname(&names), "uname");
+  return names.nodename;
 }
 
 }  // namespace
@@ -32,13 +39,17 @@ void Heartbeat::stop() {
 }
 
 void Heartbeat::beat() {
+  std::string node = node_name();
   std::int64_t last_ns = realtime_ns();
   while (!stop_) {
     timespec pause{0, 100'000};
     ::nanosleep(&pause, nullptr);
     std::int64_t now_ns = realtime_ns();
-    if (now_ns - last_ns > kLongGapNs && gap_count_ < kMostGaps)
-      gaps_[gap_count_++] = {last_ns, now_ns - last_ns};
+    if (now_ns - last_ns > kLongGapNs && gap_count_ < kMostGaps) {
+      std::string now_on = node_name();
+      gaps_[gap_count_++] = {last_ns, now_ns - last_ns, now_on != node};
+      node = std::move(now_on);
+    }
     last_ns = now_ns;
     if (now_ns - last_sample_ns_ >= kSampleNs) sample(now_ns);
   }
@@ -68,7 +79,8 @@ std::int64_t Heartbeat::waited_ns() const {
 std::string Heartbeat::json() const {
   std::string text = "\"gaps\":[";
   for (std::size_t i = 0; i < gap_count_; ++i)
-    text += std::format("{}[{},{}]", i ? "," : "", gaps_[i].began_ns, gaps_[i].length_ns);
+    text += std::format("{}[{},{},{}]", i ? "," : "", gaps_[i].began_ns, gaps_[i].length_ns,
+                        gaps_[i].moved ? 1 : 0);
   text += "],\"samples\":[";
   for (std::size_t i = 0; i < sample_count_; ++i) {
     const Sample& each = samples_[i];

@@ -33,7 +33,8 @@ class Heartbeat {
   // Ends the thread; nothing is recorded after that.
   void stop();
 
-  // JSON members, without braces: "gaps":[[began_ns,length_ns]…] of all gaps above 1 ms,
+  // JSON members, without braces: "gaps":[[began_ns,length_ns,moved]…] of all gaps above
+  // 1 ms, moved being 1 if it is on another node after it;
   // "samples":[[realtime_ns,units,worker_cpu_ns,worker_wait_ns,distinct_pages]…]. After
   // stop() only.
   std::string json() const;
@@ -42,6 +43,7 @@ class Heartbeat {
   struct Gap {
     std::int64_t began_ns;
     std::int64_t length_ns;
+    bool moved;
   };
   struct Sample {
     std::int64_t now_ns;
