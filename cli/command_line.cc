@@ -1,6 +1,8 @@
 #include "cli/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <format>
 #include <functional>
 #include <memory>
 
@@ -25,6 +27,17 @@ constexpr char kExitCodes[] =
 
 std::string footer(const std::string& examples) {
   return "\nExamples:\n" + examples + "\n" + kExitCodes + "\n";
+}
+
+// In place of CLI11's own, which names the limits of a double.
+CLI::Validator positive_number() {
+  auto check = [](const std::string& text) {
+    double number = 0;
+    auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    bool good = error == std::errc() && end == text.data() + text.size() && number > 0;
+    return good ? std::string() : std::format("'{}' is not a number above 0", text);
+  };
+  return {check, "POSITIVE"};
 }
 
 CLI::App* add_command(CLI::App& parent, const std::string& name, const std::string& purpose,
@@ -147,7 +160,7 @@ void add_migrate(CLI::App& app, const ActionSlot& slot) {
                   "  gestalt migrate 16390 n2 --mode pre-copy --bandwidth 100M --json\n");
   command->add_option("PID", options->pid, "The job's root process (see gestalt ps)")
       ->required()
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number());
   command->add_option("NODE", options->node, "Where to")->required();
   add_migrate_paging(*command, options);
   command->add_flag("--dry-run", options->dry_run,
@@ -158,7 +171,7 @@ void add_migrate(CLI::App& app, const ActionSlot& slot) {
   command
       ->add_option("--timeout", options->timeout_seconds,
                    "Give up after this many seconds, unless the move is decided already")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number());
   command->add_flag("--json", options->json, "Print a list of one object");
   command->callback([=] { *slot = [=] { return migrate(*options); }; });
 }
@@ -172,7 +185,7 @@ void add_migrations(CLI::App& app, const ActionSlot& slot) {
                   "  gestalt migrations\n"
                   "  gestalt migrations 12\n"
                   "  gestalt migrations --json | jq '.[] | select(.state == \"paging\")'\n");
-  command->add_option("ID", options->migration_id, "Only this one")->check(CLI::PositiveNumber);
+  command->add_option("ID", options->migration_id, "Only this one")->check(positive_number());
   command->add_flag("--json", options->json, "Print a list of objects");
   command->callback([=] { *slot = [=] { return migrations(*options); }; });
 }

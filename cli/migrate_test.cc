@@ -125,6 +125,12 @@ TEST_F(MigrateTest, RefusesWhatMakesNoSense) {
     EXPECT_FALSE(asked_) << bad[0] << bad[1];
     EXPECT_THAT(ended.errors, StartsWith("gestalt: "));
   }
+  for (const char* pid : {"n2", "0", "-1", "7x", ""}) {
+    auto ended = run({"migrate", pid, "n2"});
+    EXPECT_EQ(ended.exit_code, 2) << pid;
+    EXPECT_FALSE(asked_) << pid;
+    EXPECT_THAT(ended.errors, HasSubstr("is not a number above 0")) << pid;
+  }
 }
 
 TEST_F(MigrateTest, WaitsAsToldAndAsTheModeHasIt) {
