@@ -97,20 +97,22 @@ bool Cgroup::frozen() const {
 Result<void> Cgroup::kill() { return write("cgroup.kill", "1"); }
 
 void Cgroup::yield_to_others() const {
-  auto text = read_file_at(directory_.get(), "cgroup.threads");
-  if (!text) return;
-  std::istringstream lines(*text);
-  for (pid_t thread = 0; lines >> thread;)
-    (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(thread), 19);
+  auto all = threads();
+  if (!all) return;
+  for (pid_t thread : *all) (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(thread), 19);
 }
 
-Result<std::vector<pid_t>> Cgroup::processes() const {
-  GESTALT_ASSIGN(auto text, read_file_at(directory_.get(), "cgroup.procs"));
+Result<std::vector<pid_t>> Cgroup::ids(const char* file) const {
+  GESTALT_ASSIGN(auto text, read_file_at(directory_.get(), file));
   std::istringstream lines(text);
-  std::vector<pid_t> pids;
-  for (pid_t pid = 0; lines >> pid;) pids.push_back(pid);
-  return pids;
+  std::vector<pid_t> out;
+  for (pid_t id = 0; lines >> id;) out.push_back(id);
+  return out;
 }
+
+Result<std::vector<pid_t>> Cgroup::processes() const { return ids("cgroup.procs"); }
+
+Result<std::vector<pid_t>> Cgroup::threads() const { return ids("cgroup.threads"); }
 
 Result<void> Cgroup::wait_empty(Deadline deadline) { return wait_event("populated 0", deadline); }
 

@@ -38,10 +38,11 @@ class Cgroup {
   [[nodiscard]] bool frozen() const;
   // SIGKILL to all members, frozen or not, atomically against forks.
   [[nodiscard]] Result<void> kill();
-  // Process ids as the caller's pid namespace has them.
   // To the lowest priority, as far as it may: what is to end has much memory to give back.
   void yield_to_others() const;
+  // Ids as the caller's pid namespace has them, without those that are dying.
   [[nodiscard]] Result<std::vector<pid_t>> processes() const;
+  [[nodiscard]] Result<std::vector<pid_t>> threads() const;
   [[nodiscard]] Result<void> wait_empty(Deadline deadline);
   // Only an empty group can be removed.
   [[nodiscard]] Result<void> remove();
@@ -50,6 +51,7 @@ class Cgroup {
   Cgroup(std::string path, Fd directory)
       : path_(std::move(path)), directory_(std::move(directory)) {}
   [[nodiscard]] Result<void> write(const char* file, const char* text);
+  [[nodiscard]] Result<std::vector<pid_t>> ids(const char* file) const;
   [[nodiscard]] Result<void> wait_event(const char* line, Deadline deadline);
 
   std::string path_;

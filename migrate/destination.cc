@@ -203,6 +203,8 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   auto response = criu.request(restore_request(plan), notify, images_->path() + "/restore.log",
                                parameters_.deadline);
   if (resumed_) return {};
+  // From here on the source hears of it, and the leader may cancel what has failed already.
+  bool was_cancelled = is_cancelled();
   // CRIU did not come as far as pre-resume, or not beyond it.
   auto received = sets.wait_for(std::chrono::seconds(0)) == std::future_status::ready
                       ? sets.get()
@@ -213,7 +215,7 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   if (fetched.valid()) (void)fetched.get();
   // Whichever failed first took the other along; the lost connection is the less telling.
   auto failure = sink_->failure();
-  if (is_cancelled()) return fail(ErrorCode::kUnavailable, "the migration was cancelled");
+  if (was_cancelled) return fail(ErrorCode::kUnavailable, "the migration was cancelled");
   if (failure && (response || failure->code != ErrorCode::kUnavailable))
     return std::unexpected(*failure);
   if (!received && received.error().code != ErrorCode::kUnavailable) return received;

@@ -400,6 +400,7 @@ Result<wire::MigrationStats> MigrationSource::finish_granted() {
   (void)fault_point(Fault::kSourceDestroy);
   server_->stop();
   tracker_.reset();
+  killed_ = unit_.group->threads().value_or(std::vector<pid_t>());
   unit_.group->yield_to_others();
   if (auto killed = unit_.group->kill(); !killed)
     log::error("cannot end the source's copy", log::field("error", killed.error().text()));

@@ -63,6 +63,8 @@ class MigrationSource {
   // After run() failed: the destination need not wait. To be called once the leader
   // knows, so that it hears of the cause before it hears of the consequence.
   void tell_destination(const Error& error);
+  // Ids of all threads that run() has killed. To be asked when it has returned.
+  [[nodiscard]] const std::vector<pid_t>& killed() const { return killed_; }
   // Makes run() fail soon, if the leader has not granted; or, once it only serves pages,
   // end soon: nobody needs them any more. From any thread.
   void cancel();
@@ -121,6 +123,7 @@ class MigrationSource {
   wire::MigrationStats stats_;
   std::uint64_t missing_bytes_ = 0;  // what the freeze leaves to be fetched
   std::uint64_t old_wire_bytes_ = 0;
+  std::vector<pid_t> killed_;
   double cpu_seconds_at_start_ = 0;
   Clock::time_point started_;
   Clock::time_point frozen_at_;

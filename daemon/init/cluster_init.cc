@@ -103,9 +103,6 @@ void ClusterInit::on_message(MessageChannel& agent, const wire::Message& message
 Result<pid_t> ClusterInit::spawn_stand_in(const wire::SpawnStandIn& request) {
   if (!slice_->has_slice()) return fail(ErrorCode::kUnavailable, "this node has no pid slice yet");
   auto pid = static_cast<pid_t>(request.pid());
-  if (pid != 0 && (::kill(pid, 0) == 0 || errno != ESRCH))
-    return fail(ErrorCode::kBusy, std::format("pid {} of the job's stand-in is in use here", pid),
-                "try again in a moment");
   SpawnOptions options;
   options.argv = {paths::kStandInProgram, "--job", std::to_string(request.job_id())};
   if (request.migration_id() != 0) {

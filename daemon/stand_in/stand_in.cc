@@ -29,6 +29,12 @@ std::string command_text(const wire::JobSpec& spec) {
   return text.substr(0, 4096);
 }
 
+// Those that are dying are in no control group any more.
+bool has_children() {
+  siginfo_t info;
+  return ::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
 }  // namespace
 
 StandIn::StandIn(std::uint64_t job_id, std::uint64_t migration_id)
@@ -223,9 +229,11 @@ void StandIn::on_child_events() {
     while (!root_status_ && ::waitpid(root_, &status, WNOHANG | WUNTRACED | WCONTINUED) > 0)
       on_root_status(status);
   // Other children are the job's orphans, or CRIU's, for which the engine waits itself.
-  if (!migration_)
+  bool departing = migration_ && migration_->departure;
+  if (!migration_ || departing)
     while (::waitpid(-1, &status, WNOHANG) > 0) {
     }
+  if (departing && !has_children()) departed_when_free();
   leave_when_empty();
 }
 
@@ -294,7 +302,8 @@ void StandIn::leave_when_empty() {
       (void)loop_.after(kLastWordTimeout, [this] { end_paging(); });
     return;
   }
-  leave();
+  // A new stand-in of the job may be waiting for the pids here.
+  if (!has_children()) leave();
 }
 
 void StandIn::leave() {

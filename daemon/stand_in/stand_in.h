@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "common/cgroup.h"
 #include "common/event_loop.h"
@@ -33,6 +34,12 @@ class StandIn final : public SourceHost, public DestinationHost {
   void run() { loop_.run(); }
 
  private:
+  // The job is gone for good; what is left here is being removed.
+  struct Departure {
+    wire::MigrationStats stats;
+    std::vector<pid_t> threads;  // that have been killed and may still hold their ids
+    Clock::time_point began;
+  };
   struct Migration {
     std::uint64_t id = 0;
     wire::MigrationOutcome::Role role = wire::MigrationOutcome::SOURCE;
@@ -42,6 +49,7 @@ class StandIn final : public SourceHost, public DestinationHost {
     bool asked = false;
     VerdictBox verdict;
     std::jthread thread;
+    std::optional<Departure> departure;
   };
 
   // stand_in.cc: the job
@@ -71,6 +79,9 @@ class StandIn final : public SourceHost, public DestinationHost {
   void cancel_migration(std::uint64_t migration_id);
   void answer_preflight(const wire::Message& message);
   void outgoing_finished(Result<wire::MigrationStats> outcome);
+  void depart(wire::MigrationStats stats);
+  void departed_when_free();
+  void departed();
   void pages_lost(const wire::MigrationPagesLost& lost);
   void end_paging();
   void incoming_finished(Result<void> outcome);

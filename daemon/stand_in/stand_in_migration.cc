@@ -5,6 +5,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "common/paths.h"
+#include "common/pid_probe.h"
 #include "daemon/stand_in/stand_in.h"
 #include "migrate/preflight.h"
 
@@ -12,6 +13,9 @@ namespace gestalt {
 namespace {
 
 constexpr double kDefaultTimeoutSeconds = 60;
+// For what was killed to be gone.
+constexpr auto kDepartureTimeout = std::chrono::seconds(10);
+constexpr auto kFreeIdPoll = std::chrono::milliseconds(2);
 // For the pages of the move before to arrive.
 constexpr auto kPagingTimeout = std::chrono::seconds(60);
 
@@ -89,17 +93,47 @@ void StandIn::outgoing_finished(Result<wire::MigrationStats> outcome) {
     }
     return on_child_events();
   }
-  if (outcome->error().empty()) {
-    report_outcome(wire::MigrationOutcome::DONE, nullptr, &*outcome);
-  } else {
-    Error lost{ErrorCode::kGone, outcome->error(), {}};
-    report_outcome(wire::MigrationOutcome::FAILED, &lost, &*outcome);
-  }
   log::info("job moved away", log::field("job", job_id_), log::field("to", root_node_),
             log::field("freeze_seconds", outcome->freeze_seconds()));
+  depart(std::move(*outcome));
+}
+
+// A job may come back at once, and then needs each of its pids and thread ids. So it has not
+// left before all that was killed here has been reaped and given back its ids.
+void StandIn::depart(wire::MigrationStats stats) {
+  if (paging_) paging_->close();  // its keeper is a child, too
+  paging_.reset();
+  migration_->departure = Departure{std::move(stats), migration_->source->killed(), Clock::now()};
+  (void)loop_.after(kDepartureTimeout, [this, id = migration_->id] {
+    if (!migration_ || migration_->id != id) return;
+    log::error("the job's processes do not end", log::field("job", job_id_));
+    departed();
+  });
+  on_child_events();
+}
+
+void StandIn::departed_when_free() {
+  if (!migration_ || !migration_->departure) return;
+  std::erase_if(migration_->departure->threads, [](pid_t id) {
+    auto free = pid_is_free(id);
+    return !free || *free;
+  });
+  if (migration_->departure->threads.empty()) return departed();
+  (void)loop_.after(kFreeIdPoll, [this] { departed_when_free(); });
+}
+
+void StandIn::departed() {
+  auto stats = std::move(migration_->departure->stats);
+  double seconds = seconds_between(migration_->departure->began, Clock::now());
+  stats.set_total_seconds(stats.total_seconds() + seconds);
+  stats.set_source_free_seconds(stats.source_free_seconds() + seconds);
+  if (stats.error().empty()) {
+    report_outcome(wire::MigrationOutcome::DONE, nullptr, &stats);
+  } else {
+    Error lost{ErrorCode::kGone, stats.error(), {}};
+    report_outcome(wire::MigrationOutcome::FAILED, &lost, &stats);
+  }
   migration_.reset();
-  end_paging();
-  // The processes here have been killed; once they are reaped, this pid is free again.
   forget_job();
 }
 

@@ -89,6 +89,28 @@ test_a_chain_without_waiting() {
   finish chain "$pid"
 }
 
+# What a job has left behind dies slowly on a busy node, and holds its thread ids so long.
+test_back_at_once_on_busy_nodes() {
+  local i node
+  local -a hogs=()
+  begin back node1 writers --mib 64 --tick-ms 100
+  for i in 1 2 3 4; do
+    # shellcheck disable=SC2034 # endless on purpose
+    (while :; do i=0; done) &
+    hogs+=($!)
+  done
+  for i in 1 2 3 4 5; do
+    for node in node2 node1; do
+      migrate "$pid" "$node" --mode eager ||
+        { kill "${hogs[@]}"; fail "move $i to $node: $(cat "$scratch/migration.err")"; }
+    done
+  done
+  kill "${hogs[@]}"
+  expect_there node1 "$job" 1
+  works_on back
+  finish back "$pid"
+}
+
 test_two_hundred_in_a_row() {
   local i mode node=node1 next wait
   local -a all=(leader node1 node2)
