@@ -1,0 +1,212 @@
+#include "daemon/task_scanner.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <ctime>
+#include <format>
+#include <memory>
+
+#include "common/cgroup.h"
+
+namespace gestalt {
+namespace {
+
+// Well below the frame limit.
+constexpr std::size_t kMessageBytes = 1U << 20;
+// A process can change its command line without running for a whole tick.
+constexpr std::uint64_t kFullReadRounds = 10;
+
+std::uint64_t nanoseconds(clockid_t clock) {
+  timespec now{};
+  (void)::clock_gettime(clock, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
+         static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+struct CloseDirectory {
+  void operator()(DIR* directory) const { (void)::closedir(directory); }
+};
+
+Result<std::vector<std::uint32_t>> pids_in(int directory) {
+  GESTALT_ASSIGN(auto fd, open_at(directory, ".", O_RDONLY | O_DIRECTORY));
+  std::unique_ptr<DIR, CloseDirectory> listing(::fdopendir(fd.get()));
+  if (!listing) return fail_errno(errno, "list processes");
+  (void)fd.release();
+  std::vector<std::uint32_t> pids;
+  while (const dirent* entry = ::readdir(listing.get())) {
+    std::string_view name = entry->d_name;
+    std::uint32_t pid = 0;
+    auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (error == std::errc() && end == name.data() + name.size()) pids.push_back(pid);
+  }
+  return pids;
+}
+
+// False if the file cannot be read: the process has ended.
+bool read_small(int directory, const char* path, std::size_t limit_bytes, std::string& into) {
+  Fd fd(::openat(directory, path, O_RDONLY | O_CLOEXEC));
+  if (!fd) return false;
+  into.resize(std::min<std::size_t>(limit_bytes, 4096));
+  std::size_t size = 0;
+  while (true) {
+    ssize_t count = ::read(fd.get(), into.data() + size, into.size() - size);
+    if (count < 0) return false;
+    if (count == 0) break;
+    size += static_cast<std::size_t>(count);
+    if (size == limit_bytes) break;
+    if (size == into.size()) into.resize(std::min(limit_bytes, size * 4));
+  }
+  into.resize(size);
+  return true;
+}
+
+// Field 22 of /proc/PID/stat.
+std::uint64_t start_ticks_of(std::string_view stat) {
+  auto position = stat.rfind(')');
+  if (position == std::string_view::npos) return 0;
+  for (int field = 2; field < 22; ++field) {
+    position = stat.find(' ', position + 1);
+    if (position == std::string_view::npos) return 0;
+  }
+  std::uint64_t ticks = 0;
+  std::from_chars(stat.data() + position + 1, stat.data() + stat.size(), ticks);
+  return ticks;
+}
+
+std::uint64_t job_of(std::string_view cgroup) {
+  auto line = cgroup.find("0::");
+  return line == std::string_view::npos ? 0 : job_of_cgroup(cgroup.substr(line));
+}
+
+}  // namespace
+
+Result<void> TaskScanner::begin_round(const std::string& proc, Hidden hidden, const Sink& sink) {
+  if (!directory_ || proc != proc_) {
+    forget();
+    GESTALT_ASSIGN(directory_, open_file(proc, O_RDONLY | O_DIRECTORY));
+    proc_ = proc;
+  }
+  auto pids = pids_in(directory_.get());
+  if (!pids) {
+    directory_.reset();
+    return std::unexpected(std::move(pids).error());
+  }
+  pids_ = std::move(*pids);
+  hidden_ = std::move(hidden);
+  next_ = 0;
+  ++round_;
+  pending_.Clear();
+  pending_bytes_ = 0;
+  if (std::exchange(full_, false)) {
+    known_.clear();
+    node_hashes_.clear();
+    pending_.set_full(true);
+    // At once: what is shown meanwhile is not of this node any more.
+    flush(sink, false);
+  }
+  return {};
+}
+
+bool TaskScanner::step(std::size_t count, const Sink& sink) {
+  for (; count > 0 && next_ < pids_.size(); --count) read_task(pids_[next_++], sink);
+  return next_ < pids_.size();
+}
+
+void TaskScanner::end_round(const Sink& sink) {
+  for (auto it = known_.begin(); it != known_.end();) {
+    if (it->second.seen_round == round_) {
+      ++it;
+      continue;
+    }
+    pending_.add_gone(it->first);
+    it = known_.erase(it);
+  }
+  for (const char* name : kNodeFiles) {
+    if (!read_small(directory_.get(), name, kMaxNodeFileBytes, buffer_)) continue;
+    auto hash = std::hash<std::string>{}(buffer_);
+    if (std::exchange(node_hashes_[name], hash) == hash) continue;
+    auto& file = *pending_.add_files();
+    file.set_name(name);
+    file.set_content(buffer_);
+    pending_bytes_ += buffer_.size();
+  }
+  flush(sink, true);
+}
+
+void TaskScanner::forget() {
+  full_ = true;
+  round_ = 0;
+}
+
+bool TaskScanner::is_hidden(std::uint32_t pid, const Known& known) const {
+  return hidden_.pids.contains(pid) || (known.job_id != 0 && hidden_.jobs.contains(known.job_id));
+}
+
+void TaskScanner::add_file(Known& known, std::size_t index, std::string content,
+                           wire::ViewTask& task) {
+  auto hash = std::hash<std::string>{}(content);
+  if (std::exchange(known.hashes[index], hash) == hash) return;
+  auto& file = *task.add_files();
+  file.set_name(kTaskFiles[index]);
+  pending_bytes_ += content.size() + 64;
+  file.set_content(std::move(content));
+}
+
+void TaskScanner::read_task(std::uint32_t pid, const Sink& sink) {
+  std::string stat_path = std::format("{}/stat", pid);
+  if (!read_small(directory_.get(), stat_path.c_str(), kMaxTaskFileBytes, buffer_)) return;
+  auto start_ticks = start_ticks_of(buffer_);
+  auto [found, is_new] = known_.try_emplace(pid);
+  Known& known = found->second;
+  if (!is_new && known.start_ticks != start_ticks) known = Known{};  // another process
+  bool first = known.start_ticks == 0 && known.full_read_round == 0;
+  known.start_ticks = start_ticks;
+  bool changed = known.hashes[0] != std::hash<std::string>{}(buffer_);
+  if (!first && !changed && round_ - known.full_read_round < kFullReadRounds) {
+    if (!is_hidden(pid, known)) known.seen_round = round_;
+    return;
+  }
+  auto directory = open_at(directory_.get(), std::to_string(pid), O_RDONLY | O_DIRECTORY);
+  struct stat owner{};
+  if (!directory || ::fstat(directory->get(), &owner) != 0) return;
+  wire::ViewTask task;
+  add_file(known, 0, buffer_, task);
+  for (std::size_t i = 1; i < std::size(kTaskFiles); ++i) {
+    auto limit = i == 3 ? kMaxCommandLineBytes : kMaxTaskFileBytes;
+    if (!read_small(directory->get(), kTaskFiles[i], limit, buffer_)) return;
+    if (i == 4) known.job_id = job_of(buffer_);
+    add_file(known, i, buffer_, task);
+  }
+  known.full_read_round = round_;
+  bool other_owner = known.uid != owner.st_uid || known.gid != owner.st_gid;
+  known.uid = owner.st_uid;
+  known.gid = owner.st_gid;
+  if (is_hidden(pid, known)) {
+    if (is_new) known_.erase(found);
+    return;
+  }
+  known.seen_round = round_;
+  if (task.files().empty() && !other_owner) return;
+  task.set_pid(pid);
+  task.set_uid(known.uid);
+  task.set_gid(known.gid);
+  *pending_.add_tasks() = std::move(task);
+  if (pending_bytes_ > kMessageBytes) flush(sink, false);
+}
+
+void TaskScanner::flush(const Sink& sink, bool last) {
+  pending_.set_round(round_);
+  pending_.set_last(last);
+  auto now = nanoseconds(CLOCK_REALTIME);
+  pending_.set_read_unix_nanoseconds(now);
+  pending_.set_boot_unix_nanoseconds(now - nanoseconds(CLOCK_BOOTTIME));
+  sink(std::move(pending_));
+  pending_.Clear();
+  pending_bytes_ = 0;
+}
+
+}  // namespace gestalt
