@@ -7,6 +7,7 @@ inline constexpr char kRunDirectory[] = "/run/gestalt";
 inline constexpr char kClientSocket[] = "/run/gestalt/gestaltd.sock";  // users, mode 0666
 inline constexpr char kAgentSocket[] = "/run/gestalt/agent.sock";      // stand-ins, root only
 inline constexpr char kInitSocket[] = "/run/gestalt/init.sock";   // the cluster init, root only
+inline constexpr char kViewSocket[] = "/run/gestalt/view.sock";  // views and ghosts, root only
 inline constexpr char kImageDirectory[] = "/run/gestalt/images";  // CRIU's images, by migration
 inline constexpr char kStandInProgram[] = "/usr/lib/gestalt/gestalt-stand-in";
 inline constexpr char kInitProgram[] = "/usr/lib/gestalt/gestalt-init";

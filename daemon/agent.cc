@@ -8,6 +8,7 @@
 #include "common/fd.h"
 #include "daemon/job_permission.h"
 #include "daemon/load.h"
+#include "daemon/task_fetch.h"
 
 namespace gestalt {
 namespace {
@@ -63,7 +64,12 @@ Agent::Agent(asio::io_context& context, const Config& config, std::string criu_v
                  },
              .on_welcome = [this](const wire::AgentWelcome& welcome) { on_welcome(welcome); },
              .on_message = [this](wire::Message message) { on_leader_message(std::move(message)); },
-             .heartbeat = [this] { return heartbeat(); }}) {}
+             .heartbeat = [this] { return heartbeat(); }}),
+      view_(context,
+            {.proc = [this] { return init_.proc(); },
+             .hidden = [this] { return jobs_.not_shown(); },
+             .to_leader = [this](const wire::Message& message) { return link_.send(message); },
+             .queued_bytes = [this] { return link_.queued_bytes(); }}) {}
 
 Result<void> Agent::start() {
   if (auto mount = cgroup2_mount(); !mount)
@@ -122,6 +128,10 @@ void Agent::on_leader_message(wire::Message message) {
     case wire::Message::kNodeTaskListRequest:
       link_.reply(message.request_id(), task_list());
       return;
+    case wire::Message::kViewSubscribe:
+      return view_.subscribe(message.view_subscribe().interval_seconds());
+    case wire::Message::kViewFetch:
+      return link_.reply(message.request_id(), fetch(message.view_fetch()));
     case wire::Message::kFindPidRequest:
       link_.reply(message.request_id(), find_pid(message.find_pid_request().pid()));
       return;
@@ -261,7 +271,7 @@ Awaitable<> Agent::kill_task(Agent* self, std::uint64_t request_id, wire::NodeKi
                                      : Result<wire::Message>(std::unexpected(done.error())));
 }
 
-TaskView Agent::view() const {
+TaskView Agent::task_view() const {
   auto departed = jobs_.departed();
   return {.proc = init_.proc(),
           .node = config_.node.name,
@@ -273,7 +283,7 @@ TaskView Agent::view() const {
 }
 
 Result<wire::Message> Agent::task_list() const {
-  TaskView what = view();
+  TaskView what = task_view();
   wire::Message reply;
   wire::TaskListReply& list = *reply.mutable_task_list_reply();
   if (what.proc.empty()) return reply;
@@ -283,7 +293,7 @@ Result<wire::Message> Agent::task_list() const {
 }
 
 Result<wire::Message> Agent::find_pid(std::uint32_t pid) const {
-  TaskView what = view();
+  TaskView what = task_view();
   wire::Message reply;
   wire::FindPidReply& found = *reply.mutable_find_pid_reply();
   if (what.proc.empty()) return reply;
@@ -291,6 +301,15 @@ Result<wire::Message> Agent::find_pid(std::uint32_t pid) const {
     found.set_found(true);
     *found.mutable_task() = std::move(*task);
   }
+  return reply;
+}
+
+Result<wire::Message> Agent::fetch(const wire::ViewFetch& request) const {
+  auto proc = init_.proc();
+  if (proc.empty()) return fail(ErrorCode::kGone, "nothing runs here");
+  GESTALT_ASSIGN(auto fetched, fetch_of_task(proc, request));
+  wire::Message reply;
+  *reply.mutable_view_fetched() = std::move(fetched);
   return reply;
 }
 

@@ -5,6 +5,7 @@
 #include "daemon/agent_init.h"
 #include "daemon/agent_jobs.h"
 #include "daemon/agent_link.h"
+#include "daemon/agent_view.h"
 #include "daemon/tasks.h"
 
 namespace gestalt {
@@ -36,7 +37,8 @@ class Agent {
   [[nodiscard]] Result<wire::Message> find_pid(std::uint32_t pid) const;
   [[nodiscard]] wire::Heartbeat heartbeat();
   void write_load_file(const wire::Heartbeat& load);
-  [[nodiscard]] TaskView view() const;
+  [[nodiscard]] TaskView task_view() const;
+  [[nodiscard]] Result<wire::Message> fetch(const wire::ViewFetch& request) const;
 
   asio::io_context& context_;
   const Config& config_;
@@ -45,6 +47,7 @@ class Agent {
   AgentJobs jobs_;
   InitClient init_;
   LeaderLink link_;
+  AgentView view_;
   std::uint32_t pid_first_ = 0;
   std::uint32_t pid_last_ = 0;
   bool load_file_failed_ = false;

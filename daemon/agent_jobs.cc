@@ -297,6 +297,17 @@ AgentJobs::Departed AgentJobs::departed() const {
   return out;
 }
 
+TaskScanner::Hidden AgentJobs::not_shown() const {
+  auto gone = departed();
+  TaskScanner::Hidden out{.jobs = std::move(gone.jobs), .pids = std::move(gone.stand_in_pids)};
+  for (const auto& [id, migration] : migrations_) {
+    if (!migration.arriving) continue;
+    out.jobs.insert(migration.outcome.job_id());
+    out.pids.insert(migration.stand_in_pid);
+  }
+  return out;
+}
+
 std::uint32_t AgentJobs::running() const {
   std::uint32_t count = 0;
   for (const auto& [id, job] : jobs_) count += job.info.state() != wire::JOB_EXITED ? 1 : 0;

@@ -8,6 +8,7 @@
 #include "daemon/connection.h"
 #include "daemon/job_cgroup.h"
 #include "daemon/server.h"
+#include "daemon/task_scanner.h"
 
 namespace gestalt {
 
@@ -58,6 +59,8 @@ class AgentJobs {
     std::set<std::uint32_t> stand_in_pids;
   };
   [[nodiscard]] Departed departed() const;
+  // What the single view must not show of this node: also what is only just moving in.
+  [[nodiscard]] TaskScanner::Hidden not_shown() const;
 
  private:
   using ConnectionPromise = std::shared_ptr<Promise<std::shared_ptr<Connection>>>;

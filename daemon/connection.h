@@ -45,6 +45,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void set_limit_bytes(std::uint32_t limit_bytes) { decoder_.set_limit_bytes(limit_bytes); }
 
   [[nodiscard]] bool open() const { return !closed_; }
+  // Not read by the peer's kernel yet. Who sends much should wait while this is much.
+  [[nodiscard]] std::size_t queued_bytes() const { return queued_.size() + writing_bytes_; }
   // For logs: the address, later the node.
   [[nodiscard]] const std::string& name() const { return name_; }
   void set_name(std::string name) { name_ = std::move(name); }

@@ -33,6 +33,7 @@ Result<std::unique_ptr<Leader>> Leader::start(asio::io_context& context, const C
   GESTALT_ASSIGN(leader->server_,
                  TlsServer::listen(context, config.node.listen, config.cluster.port,
                                    leader->state_.leader, std::move(on_peer)));
+  GESTALT_TRY(leader->view_.listen(paths::kViewSocket));
   asio::co_spawn(context, tick_loop(leader.get()), asio::detached);
   log::info("leader listens", log::field("address", config.node.listen),
             log::field("port", config.cluster.port));
@@ -50,7 +51,15 @@ Leader::Leader(asio::io_context& context, const Config& config, ClusterState sta
                   seconds(config.membership.failed_seconds)),
       placement_(seconds(2 * config.membership.heartbeat_seconds)),
       jobs_(*store_, seconds(config.jobs.reattach_seconds)),
-      arbiter_(*store_, config.migration.max_concurrent) {}
+      arbiter_(*store_, config.migration.max_concurrent),
+      view_(context,
+            {.nodes = [this] { return merged_nodes(); },
+             .send = [this](const std::string& node,
+                            const wire::Message& message) { send_to(node, message); },
+             .ask =
+                 [this](std::string node, wire::Message message, Clock::duration timeout) {
+                   return ask(std::move(node), std::move(message), timeout);
+                 }}) {}
 
 Result<void> Leader::restore() {
   auto now = Clock::now();
@@ -69,6 +78,7 @@ Result<void> Leader::restore() {
 void Leader::stop() {
   stopped_ = true;
   if (server_) server_->close();
+  view_.close();
   Error reason{ErrorCode::kUnavailable, "the leader stops", {}};
   for (auto& [name, session] : agents_) session.connection->finish(reason);
   for (auto& [id, client] : clients_) client.connection->finish(reason);
@@ -183,6 +193,25 @@ wire::NodeInfo Leader::node_info(const Member& member, Clock::time_point now) {
   out.set_task_source(facts.hello.task_source());
   out.set_joined_unix_seconds(facts.record.joined_unix_seconds);
   out.set_certificate_sha256(facts.record.certificate_sha256);
+  return out;
+}
+
+// In an order that stays: by their pid slices.
+std::vector<wire::ViewNode> Leader::merged_nodes() const {
+  std::map<std::uint32_t, wire::ViewNode> by_slice;
+  for (const auto& [name, member] : membership_.members()) {
+    bool merged = member.state == NodeState::kOnline || member.state == NodeState::kDraining ||
+                  member.state == NodeState::kSuspect;
+    auto facts = facts_.find(name);
+    if (!merged && name != config_.cluster.leader) continue;
+    std::uint32_t slice = facts == facts_.end() ? 0 : facts->second.record.slice_index;
+    wire::ViewNode node;
+    node.set_name(name);
+    node.set_suspect(member.state == NodeState::kSuspect);
+    by_slice[name == config_.cluster.leader ? 0 : slice] = std::move(node);
+  }
+  std::vector<wire::ViewNode> out;
+  for (auto& [slice, node] : by_slice) out.push_back(std::move(node));
   return out;
 }
 

@@ -10,6 +10,7 @@
 #include "daemon/config.h"
 #include "daemon/connection.h"
 #include "daemon/job_table.h"
+#include "daemon/leader_view.h"
 #include "daemon/membership.h"
 #include "daemon/migration_arbiter.h"
 #include "daemon/pid_slices.h"
@@ -88,6 +89,7 @@ class Leader {
   [[nodiscard]] Result<void> check_usable(const std::string& node) const;
   [[nodiscard]] wire::NodeInfo node_info(const Member& member, Clock::time_point now);
   [[nodiscard]] std::vector<std::string> reachable_nodes() const;
+  [[nodiscard]] std::vector<wire::ViewNode> merged_nodes() const;
 
   // leader_nodes.cc
   void on_peer(std::shared_ptr<Connection> connection, TlsPeer peer,
@@ -158,6 +160,7 @@ class Leader {
   Placement placement_;
   JobTable jobs_;
   MigrationArbiter arbiter_;
+  LeaderView view_;
   std::unique_ptr<TlsServer> server_;
   std::map<std::string, AgentSession> agents_;
   std::map<std::string, NodeFacts> facts_;

@@ -166,6 +166,7 @@ void Leader::on_hello(const std::shared_ptr<Connection>& connection, const TlsPe
   connection->reply(message.request_id(), std::move(reply));
   perform(arbiter_.node_connected(peer.node, pending, Clock::now()));
   resync_clients(peer.node);
+  view_.node_connected(peer.node);
 }
 
 Result<wire::AgentWelcome> Leader::admit(const std::shared_ptr<Connection>& connection,
@@ -273,6 +274,8 @@ void Leader::on_agent_message(const std::string& node, ConnectionId id, wire::Me
       return perform(arbiter_.outcome(message.migration_outcome(), node, now));
     case wire::Message::kMigrationProgress:
       return forward_progress(message);
+    case wire::Message::kViewDelta:
+      return view_.on_delta(node, std::move(*message.mutable_view_delta()));
     default:
       log::warning("message not understood", log::field("peer", node),
                    log::field("body", static_cast<int>(message.body_case())));
@@ -285,7 +288,10 @@ void Leader::act(const Transitions& transitions) {
               log::field("to", to_string(each.to)), log::field("why", each.why));
     if (each.to == NodeState::kFailed) un_merge(each.node);
     if (each.to == NodeState::kOffline) remember_leaving(each.node, true);
+    if (each.to == NodeState::kFailed || each.to == NodeState::kOffline)
+      view_.node_gone(each.node);
   }
+  if (!transitions.empty()) view_.nodes_changed();
 }
 
 void Leader::remember_leaving(const std::string& node, bool cleanly) {

@@ -1,0 +1,37 @@
+// The agent's part in the single view: while the leader has subscribed, tells it of this
+// node's processes; answers what it asks about one.
+#pragma once
+
+#include <memory>
+
+#include "daemon/connection.h"
+#include "daemon/task_scanner.h"
+
+namespace gestalt {
+
+class AgentView {
+ public:
+  struct Hooks {
+    std::function<std::string()> proc;  // of the cluster pid namespace; empty: none now
+    std::function<TaskScanner::Hidden()> hidden;
+    std::function<bool(const wire::Message&)> to_leader;  // false: there is none
+    std::function<std::size_t()> queued_bytes;            // on the way there
+  };
+  AgentView(asio::io_context& context, Hooks hooks);
+
+  // A period of zero ends it. Each call starts with a full round.
+  void subscribe(double interval_seconds);
+
+ private:
+  static Awaitable<> run(AgentView* self, std::uint64_t subscription);
+  // False: the leader is gone, or has subscribed anew.
+  [[nodiscard]] Awaitable<bool> round(std::uint64_t subscription);
+
+  asio::io_context& context_;
+  Hooks hooks_;
+  TaskScanner scanner_;
+  std::uint64_t subscription_ = 0;
+  Clock::duration interval_{};
+};
+
+}  // namespace gestalt

@@ -1,0 +1,126 @@
+#include "daemon/leader_view.h"
+
+#include <algorithm>
+
+#include "common/unix_socket.h"
+
+namespace gestalt {
+namespace {
+
+constexpr double kIntervalSeconds = 1;
+constexpr auto kFetchTimeout = std::chrono::seconds(2);
+constexpr auto kHelloTimeout = std::chrono::seconds(5);
+
+}  // namespace
+
+LeaderView::LeaderView(asio::io_context& context, Hooks hooks)
+    : context_(context), hooks_(std::move(hooks)) {}
+
+Result<void> LeaderView::listen(const std::string& socket_path) {
+  GESTALT_ASSIGN(auto fd, listen_unix(socket_path, 0600));
+  server_ = std::make_unique<LocalServer>(
+      context_, std::move(fd), socket_path,
+      [this](const std::shared_ptr<Connection>& connection) { on_connection(connection); });
+  return {};
+}
+
+void LeaderView::close() {
+  if (server_) server_->close();
+}
+
+void LeaderView::on_connection(const std::shared_ptr<Connection>& connection) {
+  auto peer = peer_credentials(connection->native_handle());
+  if (!peer || peer->uid != 0) {
+    log::warning("view refused", log::field("reason", "it is not root"));
+    return;
+  }
+  connection->set_idle_timeout(kHelloTimeout);
+  std::weak_ptr<Connection> weak = connection;
+  connection->start(
+      [this, weak](wire::Message message) {
+        if (auto self = weak.lock()) on_message(self, std::move(message));
+      },
+      [this, weak](const Error&) {
+        auto self = weak.lock();
+        if (!self || std::erase(views_, self) == 0) return;
+        if (!views_.empty()) return;
+        wire::Message enough;
+        enough.mutable_view_subscribe()->set_interval_seconds(0);
+        for (const auto& node : hooks_.nodes()) hooks_.send(node.name(), enough);
+      });
+}
+
+void LeaderView::on_message(const std::shared_ptr<Connection>& connection, wire::Message message) {
+  if (message.has_view_hello()) {
+    connection->set_idle_timeout(Clock::duration::zero());
+    connection->set_name(std::format("view of uid {}", message.view_hello().uid()));
+    if (std::ranges::find(views_, connection) != views_.end()) return;
+    views_.push_back(connection);
+    log::info("view connected", log::field("uid", message.view_hello().uid()));
+    send_nodes(*connection);
+    for (const auto& node : hooks_.nodes()) subscribe(node.name());
+  } else if (message.has_view_fetch()) {
+    asio::co_spawn(context_,
+                   fetch(this, connection, message.request_id(),
+                         std::move(*message.mutable_view_fetch())),
+                   asio::detached);
+  } else {
+    log::warning("message not understood", log::field("peer", connection->name()),
+                 log::field("body", static_cast<int>(message.body_case())));
+  }
+}
+
+Awaitable<> LeaderView::fetch(LeaderView* self, std::shared_ptr<Connection> view,
+                              std::uint64_t request_id, wire::ViewFetch request) {
+  std::string node = request.node();
+  wire::Message message;
+  *message.mutable_view_fetch() = std::move(request);
+  view->reply(request_id,
+              co_await self->hooks_.ask(std::move(node), std::move(message), kFetchTimeout));
+}
+
+// The leader's own processes are in the view as they are.
+void LeaderView::subscribe(const std::string& node) {
+  auto nodes = hooks_.nodes();
+  if (nodes.empty() || nodes.front().name() == node) return;
+  wire::Message message;
+  message.mutable_view_subscribe()->set_interval_seconds(kIntervalSeconds);
+  hooks_.send(node, message);
+}
+
+void LeaderView::send_nodes(Connection& view) const {
+  wire::Message message;
+  for (auto& node : hooks_.nodes()) *message.mutable_view_nodes()->add_nodes() = std::move(node);
+  view.send(message);
+}
+
+void LeaderView::node_connected(const std::string& node) {
+  if (views_.empty()) return;
+  nodes_changed();
+  subscribe(node);
+}
+
+void LeaderView::nodes_changed() {
+  for (const auto& view : views_) send_nodes(*view);
+}
+
+void LeaderView::node_gone(const std::string& node) {
+  wire::Message message;
+  message.mutable_view_node_gone()->set_node(node);
+  broadcast(message);
+  nodes_changed();
+}
+
+void LeaderView::on_delta(const std::string& node, wire::ViewDelta delta) {
+  if (views_.empty()) return;
+  delta.set_node(node);
+  wire::Message message;
+  *message.mutable_view_delta() = std::move(delta);
+  broadcast(message);
+}
+
+void LeaderView::broadcast(const wire::Message& message) {
+  for (const auto& view : views_) view->send(message);
+}
+
+}  // namespace gestalt

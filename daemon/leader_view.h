@@ -1,0 +1,50 @@
+// The leader's part in the single view: gives what the nodes tell of their processes to the
+// views (gestalt-view, one for each user) and asks the nodes on their behalf. Keeps nothing of
+// it: who comes later makes the nodes tell all again.
+#pragma once
+
+#include <list>
+
+#include "daemon/connection.h"
+#include "daemon/server.h"
+
+namespace gestalt {
+
+class LeaderView {
+ public:
+  struct Hooks {
+    std::function<std::vector<wire::ViewNode>()> nodes;  // in the view, the leader first
+    std::function<void(const std::string& node, const wire::Message&)> send;
+    std::function<Awaitable<Result<wire::Message>>(std::string node, wire::Message message,
+                                                   Clock::duration timeout)>
+        ask;
+  };
+  LeaderView(asio::io_context& context, Hooks hooks);
+
+  [[nodiscard]] Result<void> listen(const std::string& socket_path);
+  void close();
+
+  // A node has said hello (also anew), or its state has changed.
+  void node_connected(const std::string& node);
+  void nodes_changed();
+  void node_gone(const std::string& node);
+  void on_delta(const std::string& node, wire::ViewDelta delta);
+
+  [[nodiscard]] std::size_t views() const { return views_.size(); }
+
+ private:
+  void on_connection(const std::shared_ptr<Connection>& connection);
+  void on_message(const std::shared_ptr<Connection>& connection, wire::Message message);
+  static Awaitable<> fetch(LeaderView* self, std::shared_ptr<Connection> view,
+                           std::uint64_t request_id, wire::ViewFetch request);
+  void subscribe(const std::string& node);
+  void send_nodes(Connection& view) const;
+  void broadcast(const wire::Message& message);
+
+  asio::io_context& context_;
+  Hooks hooks_;
+  std::unique_ptr<LocalServer> server_;
+  std::list<std::shared_ptr<Connection>> views_;
+};
+
+}  // namespace gestalt

@@ -1,0 +1,17 @@
+// One file, link or directory of a process, read for a view on demand.
+#pragma once
+
+#include <string>
+
+#include "common/proto/control.pb.h"
+#include "common/result.h"
+
+namespace gestalt {
+
+// `proc`: a procfs of the cluster pid namespace. The path must stay inside /proc/PID, follow no
+// link and not be memory itself. kGone if there is no such process or entry (any more). Whether
+// the asking user may see it is the view's to know.
+[[nodiscard]] Result<wire::ViewFetched> fetch_of_task(const std::string& proc,
+                                                      const wire::ViewFetch& request);
+
+}  // namespace gestalt
