@@ -24,6 +24,7 @@ struct Entry {
 [[nodiscard]] std::span<const Entry> page_entries();
 [[nodiscard]] std::span<const Entry> stdio_entries();
 [[nodiscard]] std::span<const Entry> text_entries();
+[[nodiscard]] std::span<const Entry> view_entries();
 [[nodiscard]] std::vector<Entry> all_entries();
 
 // A promise that must hold for every input.
