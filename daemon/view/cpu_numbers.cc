@@ -111,12 +111,9 @@ void append_cpu_list(std::string& out, const CpuSet& set) {
 }
 
 void append_cpu_mask(std::string& out, const CpuSet& set, std::uint32_t bits) {
-  bits = std::max({bits, set.end(), 1U});
+  bits = std::min(std::max({bits, set.end(), 1U}), kMaxClusterCpus);
   for (std::uint32_t digit = (bits + 3) / 4; digit > 0; --digit) {
-    std::uint32_t value = 0;
-    for (std::uint32_t bit = 0; bit < 4; ++bit)
-      value |= (set.contains((digit - 1) * 4 + bit) ? 1U : 0U) << bit;
-    out += kHexDigits[value];
+    out += kHexDigits[set.digit(digit - 1)];
     if (digit > 1 && digit % (kGroupBits / 4) == 1) out += ',';
   }
 }

@@ -27,6 +27,10 @@ class CpuSet {
   [[nodiscard]] bool contains(std::uint32_t number) const {
     return number < kMaxClusterCpus && (words_[number / 64] >> (number % 64) & 1) != 0;
   }
+  // The members from 4 * index on, as one digit of a mask. Below kMaxClusterCpus / 4.
+  [[nodiscard]] std::uint32_t digit(std::uint32_t index) const {
+    return static_cast<std::uint32_t>(words_[index / 16] >> (index % 16 * 4) & 0xf);
+  }
   // The smallest member at or above `from`; kMaxClusterCpus if there is none.
   [[nodiscard]] std::uint32_t next(std::uint32_t from) const;
   [[nodiscard]] std::uint32_t size() const;
@@ -45,7 +49,8 @@ class CpuSet {
 [[nodiscard]] Result<CpuSet> parse_cpu_mask(std::string_view text);
 
 void append_cpu_list(std::string& out, const CpuSet& set);
-// At least `bits` wide: the kernel's masks have the width of all possible CPUs.
+// At least `bits` wide, at most kMaxClusterCpus: the kernel's masks have the width of all possible
+// CPUs.
 void append_cpu_mask(std::string& out, const CpuSet& set, std::uint32_t bits = 1);
 [[nodiscard]] std::string cpu_list(const CpuSet& set);
 [[nodiscard]] std::string cpu_mask(const CpuSet& set, std::uint32_t bits = 1);
