@@ -253,6 +253,31 @@ void add_run(CLI::App& app, const ActionSlot& slot, const std::vector<std::strin
   });
 }
 
+void add_shell(CLI::App& app, const ActionSlot& slot) {
+  auto options = std::make_shared<ShellOptions>();
+  auto* command = app.add_subcommand(
+      "shell",
+      "Start a shell on the leader that sees the cluster as one machine: in it ps, top,\n"
+      "free and all that reads /proc show the processes, CPUs and memory of all nodes.");
+  command->footer(
+      "\nExamples:\n  gestalt shell\n  gestalt shell -c 'ps -eo pid,lxc,psr,args'\n\n"
+      "Exit codes: the shell's own; 125 Gestalt failed. If a signal ended the shell, the\n"
+      "same signal ends this command.\n");
+  command->add_option("-c", options->command, "Run this command line instead of being interactive")
+      ->type_name("CMD");
+  command->add_flag("-l,--login", options->login, "As a login shell");
+  command->add_option("--env", options->environment, "Set a variable, besides the caller's")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->callback([=] {
+    for (const auto& entry : options->environment) {
+      if (entry.find('=') == std::string::npos || entry[0] == '=')
+        throw CLI::ValidationError("--env", entry + " is not KEY=VALUE");
+    }
+    *slot = [=] { return shell(*options); };
+  });
+}
+
 void add_others(CLI::App& app, const ActionSlot& slot) {
   auto init_options = std::make_shared<InitOptions>();
   init_options->config_file = paths::kConfigFile;
@@ -302,7 +327,7 @@ std::vector<std::string> split_program(const CLI::App& run_app,
   return program;
 }
 
-int report_usage(const CLI::App& app, const CLI::ParseError& error, bool is_run) {
+int report_usage(const CLI::App& app, const CLI::ParseError& error, bool is_program) {
   if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
   std::string path = "gestalt";
   const auto* level = &app;
@@ -310,9 +335,9 @@ int report_usage(const CLI::App& app, const CLI::ParseError& error, bool is_run)
     level = level->get_subcommands().front();
     path += " " + level->get_name();
   }
-  // Of `run` every other code would be the program's.
+  // Of `run` and `shell` every other code would be the program's.
   return report(Error{ErrorCode::kInvalidArgument, error.what(), path + " --help"},
-                is_run ? kExitGestalt : kExitUsage);
+                is_program ? kExitGestalt : kExitUsage);
 }
 
 }  // namespace
@@ -328,6 +353,7 @@ int run_command_line(std::vector<std::string> arguments) {
              "Environment: GESTALT_SOCKET, where gestaltd listens.\n");
   auto slot = std::make_shared<Action>();
   bool is_run = !arguments.empty() && arguments[0] == "run";
+  bool is_program = is_run || (!arguments.empty() && arguments[0] == "shell");
   try {
     std::vector<std::string> program;
     if (is_run) {
@@ -337,6 +363,7 @@ int run_command_line(std::vector<std::string> arguments) {
     }
     if (!arguments.empty() && arguments[0] == "kill") rewrite_kill_signal(arguments);
     add_run(app, slot, program);
+    add_shell(app, slot);
     add_ps(app, slot);
     add_migrate(app, slot);
     add_migrations(app, slot);
@@ -346,7 +373,7 @@ int run_command_line(std::vector<std::string> arguments) {
     std::ranges::reverse(arguments);  // CLI11 takes them from the end
     app.parse(arguments);
   } catch (const CLI::ParseError& error) {
-    return report_usage(app, error, is_run);
+    return report_usage(app, error, is_program);
   }
   return (*slot)();
 }

@@ -77,7 +77,15 @@ struct RunOptions {
   std::vector<std::string> environment;  // KEY=VALUE
   std::string working_directory;         // empty: the caller's
   std::vector<std::string> command;
+  bool in_session = false;  // with the single view, on the leader
 };
 [[nodiscard]] int run(const RunOptions& options);
+
+struct ShellOptions {
+  std::string command;                   // empty: interactive
+  bool login = false;
+  std::vector<std::string> environment;  // KEY=VALUE
+};
+[[nodiscard]] int shell(const ShellOptions& options);
 
 }  // namespace gestalt::cli

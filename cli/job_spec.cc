@@ -133,6 +133,7 @@ Result<wire::JobSpec> make_job_spec(const RunOptions& options) {
   spec.set_umask(mask);
   add_limits(spec);
   *spec.mutable_stdio() = describe_stdio();
+  spec.set_in_session(options.in_session);
   return spec;
 }
 

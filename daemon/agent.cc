@@ -157,6 +157,15 @@ Awaitable<> Agent::start_job(Agent* self, wire::JobSpec spec) {
   (void)co_await self->init_.wait_ready(kInitTimeout);
   wire::SpawnStandIn request;
   request.set_job_id(job_id);
+  if (spec.in_session()) {
+    wire::SpawnView view;
+    view.set_uid(spec.identity().uid());
+    view.set_hidepid(self->config_.view.hidepid);
+    if (auto shown = co_await self->init_.spawn_view(std::move(view)); !shown) {
+      self->jobs_.start_failed(job_id, shown.error());
+      co_return;
+    }
+  }
   auto spawned = co_await self->init_.spawn_stand_in(std::move(request));
   if (!spawned) {
     self->jobs_.start_failed(job_id, spawned.error());

@@ -119,18 +119,28 @@ std::string InitClient::proc() const {
   return ready() ? std::format("/proc/{}/root/proc", init_pid_) : std::string();
 }
 
-Awaitable<Result<std::uint32_t>> InitClient::spawn_stand_in(wire::SpawnStandIn request) {
+Awaitable<Result<std::uint32_t>> InitClient::spawn(wire::Message message, const char* what) {
   if (!ready())
     co_return fail(ErrorCode::kUnavailable, "the node has no cluster init at the moment",
                    "try again in a few seconds; else see the node's log");
-  wire::Message message;
-  *message.mutable_spawn_stand_in() = std::move(request);
   auto connection = connection_;
   auto reply = co_await connection->request(std::move(message), kRequestTimeout);
-  if (!reply) co_return std::unexpected(std::move(reply).error().in("start a stand-in"));
+  if (!reply) co_return std::unexpected(std::move(reply).error().in(what));
   if (!reply->has_spawn_reply())
     co_return fail(ErrorCode::kProtocol, "the cluster init gave a strange answer");
   co_return reply->spawn_reply().pid();
+}
+
+Awaitable<Result<std::uint32_t>> InitClient::spawn_stand_in(wire::SpawnStandIn request) {
+  wire::Message message;
+  *message.mutable_spawn_stand_in() = std::move(request);
+  co_return co_await spawn(std::move(message), "start a stand-in");
+}
+
+Awaitable<Result<std::uint32_t>> InitClient::spawn_view(wire::SpawnView request) {
+  wire::Message message;
+  *message.mutable_spawn_view() = std::move(request);
+  co_return co_await spawn(std::move(message), "start the single view");
 }
 
 }  // namespace gestalt

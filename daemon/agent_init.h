@@ -26,8 +26,10 @@ class InitClient {
   [[nodiscard]] std::string proc() const;
   // The pid of the new stand-in in the cluster pid namespace.
   [[nodiscard]] Awaitable<Result<std::uint32_t>> spawn_stand_in(wire::SpawnStandIn request);
+  [[nodiscard]] Awaitable<Result<std::uint32_t>> spawn_view(wire::SpawnView request);
 
  private:
+  [[nodiscard]] Awaitable<Result<std::uint32_t>> spawn(wire::Message message, const char* what);
   static Awaitable<> keep(InitClient* self);
   [[nodiscard]] Awaitable<Result<std::shared_ptr<Connection>>> connect_or_start();
   [[nodiscard]] Result<std::shared_ptr<Connection>> connect();

@@ -1,6 +1,7 @@
 #include "daemon/agent_jobs.h"
 
 #include "common/unix_socket.h"
+#include "daemon/pid_slices.h"
 
 namespace gestalt {
 namespace {
@@ -299,7 +300,9 @@ AgentJobs::Departed AgentJobs::departed() const {
 
 TaskScanner::Hidden AgentJobs::not_shown() const {
   auto gone = departed();
-  TaskScanner::Hidden out{.jobs = std::move(gone.jobs), .pids = std::move(gone.stand_in_pids)};
+  TaskScanner::Hidden out{.jobs = std::move(gone.jobs),
+                          .pids = std::move(gone.stand_in_pids),
+                          .below_pid = kMinPidSliceSize};
   for (const auto& [id, migration] : migrations_) {
     if (!migration.arriving) continue;
     out.jobs.insert(migration.outcome.job_id());

@@ -99,6 +99,9 @@ const std::array kKeys{
         "For all pages that nobody waits for: 0, no limit, or at least 65536."},
     Key{"jobs", "reattach_seconds", GESTALT_FIELD(Number, jobs.reattach_seconds), 0, 86400,
         "How long a job waits for its client to come back before it is hung up."},
+    Key{"view", "hidepid", GESTALT_FIELD(Count, view.hidepid), 0, 2,
+        "What a user sees of other users' processes in a session, as procfs has it: 0 all that\n"
+        "is public, 1 only that they exist, 2 nothing."},
     Key{"paths", "join_token", GESTALT_FIELD(Text, paths.join_token), 1, 4095,
         "The join token, with which a node obtains its certificate."},
     Key{"paths", "state_directory", GESTALT_FIELD(Text, paths.state_directory), 1, 4095,

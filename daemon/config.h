@@ -48,6 +48,10 @@ struct MigrationConfig {
   std::uint64_t bandwidth_bytes_per_second = 0;  // 0: no limit
 };
 
+struct ViewConfig {
+  std::uint32_t hidepid = 0;
+};
+
 struct JobsConfig {
   double reattach_seconds = 10.0;
 };
@@ -68,6 +72,7 @@ struct Config {
   MembershipConfig membership;
   MigrationConfig migration;
   JobsConfig jobs;
+  ViewConfig view;
   PathsConfig paths;
   LogConfig log;
 

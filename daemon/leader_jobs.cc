@@ -48,6 +48,9 @@ Result<wire::RunReply> Leader::run(ClientId client, wire::RunRequest request) {
                 "use a connection for each job");
   auto now = Clock::now();
   std::string node = request.node();
+  if (request.spec().in_session() && !node.empty() && node != config_.cluster.leader)
+    return fail(ErrorCode::kInvalidArgument, "a session is on the leader",
+                "start programs on other nodes with `gestalt run --node`");
   if (node.empty() && request.best()) {
     GESTALT_ASSIGN(node, placement_.place(membership_, now));
   } else {

@@ -112,7 +112,10 @@ Result<void> TaskScanner::begin_round(const std::string& proc, Hidden hidden, co
 }
 
 bool TaskScanner::step(std::size_t count, const Sink& sink) {
-  for (; count > 0 && next_ < pids_.size(); --count) read_task(pids_[next_++], sink);
+  for (; count > 0 && next_ < pids_.size(); --count) {
+    auto pid = pids_[next_++];
+    if (pid >= hidden_.below_pid) read_task(pid, sink);
+  }
   return next_ < pids_.size();
 }
 

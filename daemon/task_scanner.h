@@ -34,6 +34,8 @@ class TaskScanner {
   struct Hidden {
     std::set<std::uint64_t> jobs;
     std::set<std::uint32_t> pids;
+    // Below it are each node's own: its init has pid 1 everywhere.
+    std::uint32_t below_pid = 0;
   };
   // Gets a message of a round, to be sent before the next one is made.
   using Sink = std::function<void(wire::ViewDelta)>;

@@ -137,6 +137,15 @@ struct Inspection {
   }
 };
 
+// CRIU would have to move the mounts too; a session's are of the leader alone.
+bool in_other_mount_namespace(const std::string& proc, pid_t pid) {
+  struct stat theirs{};
+  struct stat ours{};
+  return ::stat(std::format("{}/{}/ns/mnt", proc, pid).c_str(), &theirs) == 0 &&
+         ::stat(std::format("{}/self/ns/mnt", proc).c_str(), &ours) == 0 &&
+         theirs.st_ino != ours.st_ino;
+}
+
 }  // namespace
 
 Result<ProcessTree> read_tree(const std::string& proc, pid_t root) {
@@ -166,6 +175,9 @@ Result<std::vector<Blocker>> find_blockers(const std::string& proc, const Proces
                           "it left the process tree (its parent ended), but is of the same job",
                           "end it, or start it as a job of its own"});
   for (pid_t pid : tree.pids) {
+    if (in_other_mount_namespace(proc, pid))
+      blockers.push_back({pid, "it has its own mounts (a session's, or a container's)",
+                          "start it with `gestalt run`"});
     Inspection inspection{proc, pid, blockers};
     inspection.descriptors();
     inspection.mappings();

@@ -16,6 +16,16 @@
 #include "migrate/image_transfer.h"
 
 namespace gestalt {
+namespace {
+
+std::vector<std::string> helper_environment() {
+  std::vector<std::string> out = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
+  for (const char* name : {"GESTALT_LOG", "GESTALT_FAULT"})
+    if (const char* value = std::getenv(name)) out.push_back(std::format("{}={}", name, value));
+  return out;
+}
+
+}  // namespace
 
 Result<void> ClusterInit::start(const std::string& socket_path) {
   GESTALT_ASSIGN(auto keeper, PidSliceKeeper::open());
@@ -77,8 +87,9 @@ void ClusterInit::accept_agent() {
 void ClusterInit::on_message(MessageChannel& agent, const wire::Message& message) {
   wire::Message reply;
   Result<void> done;
-  if (message.has_spawn_stand_in()) {
-    auto pid = spawn_stand_in(message.spawn_stand_in());
+  if (message.has_spawn_stand_in() || message.has_spawn_view()) {
+    auto pid = message.has_spawn_view() ? spawn_view(message.spawn_view())
+                                        : spawn_stand_in(message.spawn_stand_in());
     if (pid) {
       reply.mutable_spawn_reply()->set_pid(static_cast<std::uint32_t>(*pid));
     } else {
@@ -109,12 +120,20 @@ Result<pid_t> ClusterInit::spawn_stand_in(const wire::SpawnStandIn& request) {
     options.argv.emplace_back("--migration");
     options.argv.push_back(std::to_string(request.migration_id()));
   }
-  options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
-  for (const char* name : {"GESTALT_LOG", "GESTALT_FAULT"})
-    if (const char* value = std::getenv(name))
-      options.environment.push_back(std::format("{}={}", name, value));
+  options.environment = helper_environment();
   options.descriptors = {{STDERR_FILENO, STDERR_FILENO}};
   options.pid = pid;
+  options.new_session = true;
+  return spawn(options);
+}
+
+// One that finds another at work ends at once.
+Result<pid_t> ClusterInit::spawn_view(const wire::SpawnView& request) {
+  SpawnOptions options;
+  options.argv = {paths::kViewProgram, "--uid", std::to_string(request.uid()), "--hidepid",
+                  std::to_string(request.hidepid())};
+  options.environment = helper_environment();
+  options.descriptors = {{STDERR_FILENO, STDERR_FILENO}};
   options.new_session = true;
   return spawn(options);
 }

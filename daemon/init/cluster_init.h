@@ -23,6 +23,7 @@ class ClusterInit {
   void reap();
   void keep_slice();
   [[nodiscard]] Result<pid_t> spawn_stand_in(const wire::SpawnStandIn& request);
+  [[nodiscard]] Result<pid_t> spawn_view(const wire::SpawnView& request);
 
   EventLoop loop_;
   Fd listener_;

@@ -1,6 +1,7 @@
 #include "daemon/stand_in/job_launcher.h"
 
 #include <grp.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,8 +9,11 @@
 #include <cerrno>
 #include <csignal>
 #include <sstream>
+#include <thread>
 
 #include "common/child.h"
+#include "common/paths.h"
+#include "common/unix_socket.h"
 
 namespace gestalt {
 namespace {
@@ -28,9 +32,11 @@ struct ChildSetup {
   std::string directory;
   mode_t mask = 022;
   int terminal = -1;
+  int mounts = -1;
 };
 
 int set_up_child(const ChildSetup& setup) {
+  if (setup.mounts >= 0 && ::setns(setup.mounts, CLONE_NEWNS) != 0) return errno;
   if (::setpgid(0, 0) != 0) return errno;
   if (setup.terminal >= 0) {
     // Not in the foreground yet, so this would stop us.
@@ -49,8 +55,9 @@ int set_up_child(const ChildSetup& setup) {
   return 0;
 }
 
-ChildSetup make_setup(const wire::JobSpec& spec, int terminal) {
+ChildSetup make_setup(const wire::JobSpec& spec, int terminal, int mounts) {
   ChildSetup setup;
+  setup.mounts = mounts;
   setup.uid = spec.identity().uid();
   setup.gid = spec.identity().gid();
   setup.groups.assign(spec.identity().groups().begin(), spec.identity().groups().end());
@@ -79,7 +86,7 @@ std::vector<std::string> program_candidates(const std::string& command,
 }
 
 Result<pid_t> launch_job(const wire::JobSpec& spec, const StdioRelay& stdio, int terminal,
-                         Cgroup& group) {
+                         Cgroup& group, int mounts) {
   if (spec.argv().empty()) return fail(ErrorCode::kInvalidArgument, "no command");
   SpawnOptions options;
   options.argv.assign(spec.argv().begin(), spec.argv().end());
@@ -87,13 +94,26 @@ Result<pid_t> launch_job(const wire::JobSpec& spec, const StdioRelay& stdio, int
   options.programs = program_candidates(options.argv[0], options.environment);
   options.descriptors = stdio.job_descriptors();
   options.cgroup_fd = group.directory_fd();
-  ChildSetup setup = make_setup(spec, terminal);
+  ChildSetup setup = make_setup(spec, terminal, mounts);
   auto pid = spawn(options, [&setup] { return set_up_child(setup); });
   if (!pid && pid.error().code != ErrorCode::kExecNotFound &&
       pid.error().code != ErrorCode::kExecDenied)
     return std::unexpected(
         std::move(pid).error().in(std::format("as uid {} in {}", setup.uid, setup.directory)));
   return pid;
+}
+
+Result<ViewSession> enter_view(uid_t uid, Deadline deadline) {
+  auto path = std::format(paths::kViewSessions, uid);
+  while (true) {
+    auto socket = connect_unix(path);
+    auto received = socket ? receive_fds(socket->get(), 1, deadline)
+                           : Result<std::vector<Fd>>(std::unexpected(socket.error()));
+    if (received) return ViewSession{std::move(*socket), std::move(received->front())};
+    if (Clock::now() >= deadline)
+      return std::unexpected(std::move(received).error().in("the single view is not there"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
 }
 
 }  // namespace gestalt

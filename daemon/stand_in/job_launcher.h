@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/cgroup.h"
+#include "common/fd.h"
 #include "common/proto/control.pb.h"
 #include "common/result.h"
 #include "daemon/stand_in/stdio_relay.h"
@@ -14,8 +15,17 @@ namespace gestalt {
 // The program becomes a child of this process, the leader of a process group of its own
 // and the terminal's foreground, a member of `group`, with the job's identity, limits,
 // directory and environment. kExecNotFound and kExecDenied as execvp(3) has them.
+// `mounts`: a mount namespace to start in, or -1.
 [[nodiscard]] Result<pid_t> launch_job(const wire::JobSpec& spec, const StdioRelay& stdio,
-                                       int terminal, Cgroup& group);
+                                       int terminal, Cgroup& group, int mounts = -1);
+
+// A user's single view of the cluster, kept for as long as the socket is open.
+struct ViewSession {
+  Fd socket;
+  Fd mounts;  // the mount namespace in which /proc is that view
+};
+// Waits for one that is only being mounted.
+[[nodiscard]] Result<ViewSession> enter_view(uid_t uid, Deadline deadline);
 
 // The paths that execvp(3) would try for this command in this environment.
 [[nodiscard]] std::vector<std::string> program_candidates(

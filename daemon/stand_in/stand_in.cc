@@ -18,6 +18,7 @@ namespace gestalt {
 namespace {
 
 constexpr auto kHangUpGrace = std::chrono::seconds(2);
+constexpr auto kViewTimeout = std::chrono::seconds(10);
 constexpr auto kLastWordTimeout = std::chrono::seconds(3);
 
 std::string command_text(const wire::JobSpec& spec) {
@@ -159,7 +160,12 @@ void StandIn::start_job(const wire::JobSpec& spec) {
   auto made = stdio_->create(spec.stdio(), identity_.uid());
   if (!made) return report_start_failure(made.error());
   int terminal = stdio_->terminal() != nullptr ? stdio_->terminal()->slave() : -1;
-  auto pid = launch_job(spec, *stdio_, terminal, *group_);
+  if (spec.in_session()) {
+    auto view = enter_view(identity_.uid(), deadline_in(kViewTimeout));
+    if (!view) return report_start_failure(view.error());
+    view_ = std::move(*view);
+  }
+  auto pid = launch_job(spec, *stdio_, terminal, *group_, view_.mounts.get());
   if (!pid) return report_start_failure(pid.error());
   root_ = *pid;
   stdio_->start();

@@ -16,6 +16,7 @@
 #include "common/proto/control.pb.h"
 #include "common/proto/handover.pb.h"
 #include "daemon/stand_in/agent_link.h"
+#include "daemon/stand_in/job_launcher.h"
 #include "daemon/stand_in/loop_caller.h"
 #include "daemon/stand_in/stdio_relay.h"
 #include "daemon/stand_in/verdict_box.h"
@@ -116,6 +117,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   std::uint64_t incoming_id_;
   std::optional<Cgroup> group_;
   std::unique_ptr<StdioRelay> stdio_;
+  ViewSession view_;  // of a session
   wire::JobInfo job_;
   wire::Identity identity_;
   pid_t root_ = 0;

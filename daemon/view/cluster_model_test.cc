@@ -1,0 +1,159 @@
+#include "daemon/view/cluster_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <format>
+
+namespace gestalt {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+using testing::UnorderedElementsAre;
+
+std::string stat_of(int pid, int start = 100, int cpu = 1) {
+  std::string text = std::format("{} (name) S 1", pid);
+  for (int field = 5; field <= 52; ++field)
+    text += std::format(" {}", field == 22 ? start : field == 39 ? cpu : 0);
+  return text + "\n";
+}
+
+void add_task(wire::ViewDelta& delta, std::uint32_t pid, const std::string& stat,
+              std::uint32_t uid = 0) {
+  auto& task = *delta.add_tasks();
+  task.set_pid(pid);
+  task.set_uid(uid);
+  auto& file = *task.add_files();
+  file.set_name("stat");
+  file.set_content(stat);
+}
+
+wire::ViewDelta round(const std::string& node, std::vector<std::uint32_t> pids, bool full,
+                      int cpus = 0) {
+  wire::ViewDelta delta;
+  delta.set_node(node);
+  delta.set_full(full);
+  delta.set_last(true);
+  for (auto pid : pids) add_task(delta, pid, stat_of(static_cast<int>(pid)));
+  if (cpus > 0) {
+    auto& file = *delta.add_files();
+    file.set_name("stat");
+    std::string text = "cpu 1\n";
+    for (int i = 0; i < cpus; ++i) text += std::format("cpu{} 1 2 3\n", i);
+    file.set_content(text + "intr 1\n");
+  }
+  return delta;
+}
+
+wire::ViewNodes nodes(std::vector<std::string> names) {
+  wire::ViewNodes out;
+  for (auto& name : names) out.add_nodes()->set_name(name);
+  return out;
+}
+
+class ClusterModelTest : public testing::Test {
+ protected:
+  void SetUp() override { model_.set_leader("leader", 0, 2); }
+  ClusterModel::Changes apply(wire::ViewDelta delta) {
+    return model_.apply(std::move(delta), Clock::now());
+  }
+  ClusterModel model_;
+};
+
+TEST_F(ClusterModelTest, TasksComeChangeAndGo) {
+  auto first = apply(round("a", {10, 20}, true));
+  EXPECT_THAT(first.appeared, ElementsAre(10, 20));
+  EXPECT_THAT(first.files, IsEmpty());
+  ASSERT_NE(model_.find(10), nullptr);
+  auto serial = model_.find(10)->serial;
+
+  wire::ViewDelta next;
+  next.set_node("a");
+  next.set_last(true);
+  add_task(next, 10, stat_of(10, 100, 0));
+  next.add_gone(20);
+  auto second = apply(next);
+  EXPECT_THAT(second.appeared, IsEmpty());
+  EXPECT_THAT(second.gone, ElementsAre(20));
+  ASSERT_EQ(second.files.size(), 1U);
+  EXPECT_EQ(second.files[0].serial, serial);
+  EXPECT_EQ(model_.by_serial(serial)->pid, 10U);
+}
+
+TEST_F(ClusterModelTest, AFullRoundDropsWhatItDoesNotName) {
+  apply(round("a", {10, 20, 30}, true));
+  auto begin = round("a", {10}, true);
+  begin.set_last(false);
+  EXPECT_THAT(apply(begin).gone, IsEmpty());  // until the round is complete
+  auto changes = apply(round("a", {30}, false));
+  EXPECT_THAT(changes.gone, ElementsAre(20));
+  EXPECT_EQ(model_.tasks().size(), 2U);
+}
+
+TEST_F(ClusterModelTest, AMovedProcessIsTheNewNodes) {
+  apply(round("a", {10}, true));
+  auto serial = model_.find(10)->serial;
+  auto moved = apply(round("b", {10}, false));
+  EXPECT_THAT(moved.gone, ElementsAre(10));
+  EXPECT_THAT(moved.appeared, ElementsAre(10));
+  EXPECT_EQ(model_.find(10)->node, "b");
+  EXPECT_NE(model_.find(10)->serial, serial);
+  EXPECT_EQ(model_.by_serial(serial), nullptr);
+  wire::ViewDelta late;
+  late.set_node("a");
+  late.add_gone(10);
+  EXPECT_THAT(apply(late).gone, IsEmpty());
+  EXPECT_NE(model_.find(10), nullptr);
+}
+
+TEST_F(ClusterModelTest, NodesGetTheirCpusInOrder) {
+  apply(round("a", {10}, true, 4));
+  apply(round("b", {20}, true, 8));
+  auto changes = model_.set_nodes(nodes({"leader", "b", "a"}));
+  EXPECT_TRUE(changes.machine);
+  auto list = model_.nodes();
+  ASSERT_EQ(list.size(), 2U);
+  EXPECT_EQ(list[0].first, "b");
+  EXPECT_EQ(list[0].second->first_cpu, 2U);
+  EXPECT_EQ(list[1].second->first_cpu, 10U);
+  EXPECT_EQ(list[1].second->index, 2U);
+  EXPECT_TRUE(model_.content(*model_.find(10), TaskFile::kStat).contains(" 11 "));
+  EXPECT_FALSE(model_.set_nodes(nodes({"leader", "b", "a"})).machine);
+  auto without = model_.remove_node("b");
+  EXPECT_THAT(without.gone, ElementsAre(20));
+  EXPECT_TRUE(without.machine);
+  EXPECT_TRUE(model_.content(*model_.find(10), TaskFile::kStat).contains(" 3 "));
+}
+
+TEST_F(ClusterModelTest, StartTimesAreTheLeaders) {
+  model_.set_leader("leader", 1'000'000'000'000, 1);
+  auto delta = round("a", {10}, true);
+  delta.set_boot_unix_nanoseconds(1'005'000'000'000);  // booted 5 s later
+  apply(delta);
+  EXPECT_TRUE(model_.content(*model_.find(10), TaskFile::kStat).contains(" 600 "));
+}
+
+TEST_F(ClusterModelTest, NonsenseChangesNothing) {
+  wire::ViewDelta nameless = round("", {10}, true);
+  EXPECT_THAT(apply(nameless).appeared, IsEmpty());
+  EXPECT_THAT(apply(round("a", {0, 1U << 22, 4'000'000'000U}, true)).appeared, IsEmpty());
+  wire::ViewDelta partial;
+  partial.set_node("a");
+  auto& task = *partial.add_tasks();
+  task.set_pid(10);
+  auto& file = *task.add_files();
+  file.set_name("cmdline");
+  EXPECT_THAT(apply(partial).appeared, IsEmpty());
+  EXPECT_THAT(model_.remove_node("nobody").gone, IsEmpty());
+}
+
+TEST_F(ClusterModelTest, ANodeThatLeavesTakesItsProcessesWithIt) {
+  apply(round("a", {10, 11}, true));
+  apply(round("b", {20}, true));
+  EXPECT_THAT(model_.remove_node("a").gone, UnorderedElementsAre(10, 11));
+  EXPECT_EQ(model_.tasks().size(), 1U);
+}
+
+}  // namespace
+}  // namespace gestalt

@@ -1,0 +1,61 @@
+#include "daemon/view/fuse_channel.h"
+
+#include <sys/epoll.h>
+
+#include <cstdlib>
+
+#include "common/log.h"
+
+namespace gestalt {
+namespace {
+
+// Requests answered before the loop looks at anything else.
+constexpr int kRequestsAtOnce = 256;
+
+}  // namespace
+
+Result<std::unique_ptr<FuseChannel>> FuseChannel::open(EventLoop& loop, Fd device,
+                                                       const fuse_lowlevel_ops& operations,
+                                                       void* owner,
+                                                       std::function<void()> on_end) {
+  GESTALT_TRY(set_nonblocking(device.get(), true));
+  std::unique_ptr<FuseChannel> channel(
+      new FuseChannel(loop, std::move(device), std::move(on_end)));
+  char name[] = "gestalt-view";
+  char* arguments[] = {name, nullptr};
+  fuse_args args = FUSE_ARGS_INIT(1, arguments);
+  channel->session_ = fuse_session_new(&args, &operations, sizeof operations, owner);
+  if (channel->session_ == nullptr) return fail(ErrorCode::kSystem, "no FUSE session");
+  // The name by which libfuse takes a descriptor that is mounted already. It owns it then.
+  auto path = std::format("/dev/fd/{}", channel->device_.get());
+  if (fuse_session_mount(channel->session_, path.c_str()) != 0)
+    return fail(ErrorCode::kSystem, "libfuse refused the mounted descriptor");
+  auto* self = channel.get();
+  loop.watch(channel->device_.get(), EPOLLIN, [self](std::uint32_t) { self->read_requests(); });
+  return channel;
+}
+
+FuseChannel::~FuseChannel() {
+  if (device_) loop_.unwatch(device_.get());
+  if (session_ != nullptr) {
+    (void)device_.release();  // closed with the session
+    fuse_session_destroy(session_);
+  }
+  std::free(buffer_.mem);
+}
+
+void FuseChannel::read_requests() {
+  for (int i = 0; i < kRequestsAtOnce; ++i) {
+    int count = fuse_session_receive_buf(session_, &buffer_);
+    if (count == -EAGAIN || count == -EINTR) return;
+    if (count <= 0 || fuse_session_exited(session_) != 0) {
+      loop_.unwatch(device_.get());
+      auto tell = on_end_;
+      tell();
+      return;
+    }
+    fuse_session_process_buf(session_, &buffer_);
+  }
+}
+
+}  // namespace gestalt

@@ -1,0 +1,216 @@
+#include "daemon/view/view_supervisor.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+
+#include "common/child.h"
+#include "common/log.h"
+#include "common/paths.h"
+#include "common/unix_socket.h"
+
+namespace gestalt {
+namespace {
+
+constexpr auto kHeartbeat = std::chrono::seconds(1);
+constexpr auto kHungAfter = std::chrono::seconds(3);
+constexpr auto kRestart = std::chrono::milliseconds(100);
+constexpr auto kRestartAfterFailures = std::chrono::seconds(10);
+constexpr int kManyFailures = 5;
+constexpr auto kGoodRun = std::chrono::seconds(10);
+constexpr auto kUnusedFor = std::chrono::seconds(60);
+constexpr int kProcessDevice = 10;  // descriptors of the worker
+constexpr int kMachineDevice = 11;
+
+}  // namespace
+
+std::string view_session_socket(uid_t viewer) {
+  return std::format(paths::kViewSessions, viewer);
+}
+
+Result<bool> ViewSupervisor::start() {
+  GESTALT_ASSIGN(lock_, open_file(std::format("{}/view-{}.lock", paths::kRunDirectory,
+                                              options_.viewer),
+                                  O_RDWR | O_CREAT));
+  if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return false;
+    return fail_errno(errno, "lock the view");
+  }
+  // Ours stays as it is now: /proc is native here for ever.
+  if (::unshare(CLONE_NEWNS) != 0) return fail_errno(errno, "make a mount namespace");
+  if (::mount("none", "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0)
+    return fail_errno(errno, "make the mounts slaves of the node's");
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGCHLD);
+  sigaddset(&set, SIGTERM);
+  (void)::sigprocmask(SIG_BLOCK, &set, nullptr);
+  signals_ = Fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_) return fail_errno(errno, "make a signal descriptor");
+  GESTALT_ASSIGN(mounts_, SessionMounts::make(loop_, options_.hidepid));
+  socket_path_ = view_session_socket(options_.viewer);
+  GESTALT_ASSIGN(listener_, listen_unix(socket_path_, 0600));
+  loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signals(); });
+  loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_session(); });
+  last_needed_ = Clock::now();
+  start_worker();
+  (void)loop_.after(kHeartbeat, [this] { heartbeat(); });
+  return true;
+}
+
+void ViewSupervisor::start_worker() {
+  auto process_device = open_file("/dev/fuse", O_RDWR);
+  auto machine_device = open_file("/dev/fuse", O_RDWR);
+  worker_started_ = Clock::now();
+  if (!process_device || !machine_device) {
+    log::error("no FUSE on this node", log::field("error", process_device.error().text()));
+    return worker_ended(0);
+  }
+  SpawnOptions spawn_options;
+  spawn_options.argv = {options_.program,
+                        "--worker",
+                        "--uid",
+                        std::to_string(options_.viewer),
+                        "--hidepid",
+                        std::to_string(options_.hidepid)};
+  spawn_options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
+  if (const char* level = std::getenv("GESTALT_LOG"))
+    spawn_options.environment.push_back(std::format("GESTALT_LOG={}", level));
+  spawn_options.descriptors = {{STDERR_FILENO, STDERR_FILENO},
+                               {process_device->get(), kProcessDevice},
+                               {machine_device->get(), kMachineDevice}};
+  // The kernel does not read from the devices before they are mounted.
+  state_ = State::kMounting;
+  auto first = process_device->get();
+  auto second = machine_device->get();
+  auto worker = spawn(spawn_options);
+  if (!worker) {
+    log::error("the view's program does not start", log::field("error", worker.error().text()));
+    return worker_ended(0);
+  }
+  worker_ = *worker;
+  mounts_->mount(first, second, [this](const Result<void>& mounted) { worker_mounted(mounted); });
+}
+
+void ViewSupervisor::worker_mounted(const Result<void>& mounted) {
+  if (!mounted) {
+    log::error("the view is not mounted", log::field("error", mounted.error().text()));
+    if (worker_ != 0) (void)::kill(worker_, SIGKILL);
+    if (worker_ == 0) uncover();
+    return;
+  }
+  if (worker_ == 0) return uncover();
+  state_ = State::kUp;
+  ready_ = true;
+  log::info("view mounted", log::field("uid", options_.viewer));
+  for (const auto& socket : waiting_) serve_session(socket.get());
+  for (auto& socket : std::exchange(waiting_, {})) sessions_.push_back(std::move(socket));
+}
+
+// Whatever the reason: the connections it served are gone, and readers get errors.
+void ViewSupervisor::worker_ended(int status) {
+  log::warning("the view's program ended", log::field("uid", options_.viewer),
+               log::field("wait_status", status));
+  worker_ = 0;
+  failures_ = Clock::now() - worker_started_ > kGoodRun ? 0 : failures_ + 1;
+  // A mount under way or a heartbeat fails by itself now, and is answered first.
+  if (!mounts_->busy()) uncover();
+}
+
+void ViewSupervisor::uncover() {
+  if (state_ == State::kUnmounting) return;
+  state_ = State::kUnmounting;
+  mounts_->unmount([this](const Result<void>&) {
+    state_ = State::kDown;
+    bool many = failures_ >= kManyFailures;
+    if (many) {  // sessions go on with the native /proc
+      ready_ = true;
+      for (const auto& socket : waiting_) serve_session(socket.get());
+      for (auto& socket : std::exchange(waiting_, {})) sessions_.push_back(std::move(socket));
+    }
+    (void)loop_.after(many ? Clock::duration(kRestartAfterFailures) : Clock::duration(kRestart),
+                      [this] { start_worker(); });
+  });
+}
+
+void ViewSupervisor::on_signals() {
+  signalfd_siginfo info;
+  while (::read(signals_.get(), &info, sizeof info) == sizeof info)
+    if (info.ssi_signo == SIGTERM) loop_.stop();
+  int status = 0;
+  pid_t pid = 0;
+  while ((pid = ::waitpid(-1, &status, WNOHANG)) > 0)
+    if (pid == worker_) worker_ended(status);
+}
+
+void ViewSupervisor::heartbeat() {
+  (void)loop_.after(kHeartbeat, [this] { heartbeat(); });
+  stop_when_unused();
+  if (probing_ || state_ == State::kMounting) {
+    auto since = probing_ ? asked_ : worker_started_;
+    if (Clock::now() - since > kHungAfter) hung();
+    return;
+  }
+  if (state_ != State::kUp || mounts_->busy()) return;
+  asked_ = Clock::now();
+  probing_ = true;
+  mounts_->probe([this](const Result<void>& alive) {
+    probing_ = false;
+    if (!alive && worker_ != 0) {
+      log::error("the view does not work", log::field("error", alive.error().text()));
+      (void)::kill(worker_, SIGKILL);
+    }
+    if (worker_ == 0) uncover();
+  });
+}
+
+// The end of the program ends its connections, and with them all that waits.
+void ViewSupervisor::hung() {
+  if (worker_ == 0) return;
+  log::error("the view hangs: its program is ended", log::field("uid", options_.viewer));
+  (void)::kill(worker_, SIGKILL);
+}
+
+void ViewSupervisor::accept_session() {
+  Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket) return;
+  auto peer = peer_credentials(socket.get());
+  if (!peer || peer->uid != 0) return;
+  last_needed_ = Clock::now();
+  if (!ready_) {
+    waiting_.push_back(std::move(socket));
+    return;
+  }
+  serve_session(socket.get());
+  sessions_.push_back(std::move(socket));
+}
+
+void ViewSupervisor::serve_session(int socket) {
+  int fds[] = {mounts_->namespace_fd()};
+  if (auto sent = send_fds(socket, fds); !sent)
+    log::info("session not served", log::field("error", sent.error().text()));
+  loop_.watch(socket, EPOLLIN, [this, socket](std::uint32_t) {
+    loop_.unwatch(socket);
+    std::erase_if(sessions_, [socket](const Fd& each) { return each.get() == socket; });
+    last_needed_ = Clock::now();
+  });
+}
+
+void ViewSupervisor::stop_when_unused() {
+  if (!sessions_.empty() || !waiting_.empty() || Clock::now() - last_needed_ < kUnusedFor) return;
+  log::info("view no longer needed", log::field("uid", options_.viewer));
+  // Before the lock is free for the next one.
+  (void)::unlink(socket_path_.c_str());
+  loop_.stop();
+}
+
+}  // namespace gestalt
