@@ -37,18 +37,21 @@ inline long clone_and_call(const clone_args& arguments, void (*function)(void*),
 #endif
 }
 
-// System calls for where there is no C library.
-inline long raw_syscall(long number, long a = 0, long b = 0, long c = 0, long d = 0) {
+// System calls for where there is no C library. Always inlined: a copy that the linker picks
+// from another object may be instrumented, which must not happen on such a stack.
+[[gnu::always_inline]] inline long raw_syscall(long number, long a = 0, long b = 0, long c = 0,
+                                               long d = 0, long e = 0) {
   long result = number;
   register long fourth asm("r10") = d;
+  register long fifth asm("r8") = e;
   asm volatile("syscall"
                : "+a"(result)
-               : "D"(a), "S"(b), "d"(c), "r"(fourth)
+               : "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
                : "rcx", "r11", "memory");
   return result;
 }
 
-[[noreturn]] inline void exit_thread(int status) {
+[[noreturn, gnu::always_inline]] inline void exit_thread(int status) {
   while (true) raw_syscall(SYS_exit, status);
 }
 
