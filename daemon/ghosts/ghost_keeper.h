@@ -1,0 +1,110 @@
+// Ghosts: tiny tasks that hold, in this pid namespace, the pids of processes that run on
+// other nodes, so that kill(2), pidfd_open(2) and the like find them, with the kernel's own
+// permission checks. docs/ghosts.md.
+//
+// Runs on the event loop's thread, in a program without other threads and, at best, without
+// other children: it reaps all that there are. Blocks all signals of its thread.
+#pragma once
+
+#include <sys/types.h>
+
+#include <csignal>
+#include <functional>
+#include <unordered_map>
+#include <vector>
+
+#include "common/event_loop.h"
+#include "common/fd.h"
+#include "common/result.h"
+#include "daemon/ghosts/ghost_slots.h"
+
+namespace gestalt {
+
+struct Ghost {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+struct GhostUpdate {
+  bool full = false;  // all that are not in `add` go
+  std::vector<Ghost> add;
+  std::vector<pid_t> remove;
+};
+
+struct GhostFailure {
+  pid_t pid = 0;
+  Error error;
+};
+
+// A signal that a ghost got. Who sent it is as siginfo has it: unknown (0) for SIGKILL and
+// SIGSTOP, and for sigqueue(3) what the sender says. Whether he may is the kernel's answer.
+struct GhostSignal {
+  pid_t pid = 0;
+  int signal = 0;
+  pid_t sender_pid = 0;
+  uid_t sender_uid = 0;
+  int code = 0;
+};
+
+class GhostKeeper {
+ public:
+  // Runs on the loop, and amid update(); must not call the keeper, but for pause().
+  using OnSignal = std::function<void(const GhostSignal&)>;
+
+  GhostKeeper(EventLoop& loop, OnSignal on_signal);
+  ~GhostKeeper();  // ends all ghosts
+  GhostKeeper(const GhostKeeper&) = delete;
+  GhostKeeper& operator=(const GhostKeeper&) = delete;
+
+  [[nodiscard]] Result<void> start();
+
+  // Idempotent. Removals come first; a ghost whose ids have changed is made anew. What has
+  // failed is returned, the rest is done: when it returns, the ghosts take signals as their
+  // owners', and removed pids are free.
+  [[nodiscard]] std::vector<GhostFailure> update(const GhostUpdate& update);
+  [[nodiscard]] Result<void> add(pid_t pid, uid_t uid, gid_t gid);
+  [[nodiscard]] Result<void> remove(pid_t pid);
+
+  // While paused, signals stay in the ghosts and in the kernel, as for a process that is slow
+  // to take them.
+  void pause(bool paused);
+
+  [[nodiscard]] std::size_t size() const { return ghosts_.size(); }
+  [[nodiscard]] bool has(pid_t pid) const { return ghosts_.contains(pid); }
+
+ private:
+  struct Entry {
+    GhostSlot* slot = nullptr;
+    Ghost ghost;
+    bool stopped = false;
+    bool killed_by_us = false;
+  };
+
+  Result<void> start_ghost(Entry& entry);
+  void add_all(const std::vector<Ghost>& wanted, std::vector<GhostFailure>& failures);
+  Result<void> await_ready(Entry& entry, Deadline deadline);
+  void remove_all(const std::vector<pid_t>& pids, std::vector<GhostFailure>& failures);
+  void ask_to_leave(Entry& entry);
+  void kill_ghost(Entry& entry);
+  Result<void> await_gone(Entry& entry, Deadline deadline);
+  void forget(pid_t pid);
+
+  void take_records();
+  void take_records_of(GhostSlot& slot);
+  void take_child_events();
+  // True: the ghost's task is no more.
+  bool on_child_event(Entry& entry, const siginfo_t& info);
+  void on_end(Entry& entry, const siginfo_t& info);
+  void watch();
+
+  EventLoop& loop_;
+  OnSignal on_signal_;
+  Fd wake_;
+  Fd children_;  // a signalfd of SIGCHLD
+  GhostSlots slots_;
+  std::unordered_map<pid_t, Entry> ghosts_;
+  bool paused_ = false;
+};
+
+}  // namespace gestalt
