@@ -28,6 +28,7 @@ GROUPS = {
         "fault-latency": series.fault_latency,
     },
     "tracking": {"tracking": series.tracking},
+    "ghosts": {"ghosts-1000": series.ghosts(1000), "ghosts-10000": series.ghosts(10000)},
     "wire": {"half-zero-eager": half_zero("eager"), "half-zero-hybrid": half_zero("hybrid")},
 }
 
@@ -162,6 +163,15 @@ def slow_down(runs):
     )
 
 
+def ghost_memory(runs):
+    return of_runs(
+        [run["parts_bytes_each"] / 1024 for run in runs],
+        by_available_memory_kib=median(runs, "available_bytes_each") / 1024,
+        add_one_seconds=median(runs, "add_seconds_each"),
+        remove_one_seconds=median(runs, "remove_seconds_each"),
+    )
+
+
 def wire(*modes):
     figures = [
         of_runs(
@@ -270,6 +280,9 @@ def measures(sizes):
             wire,
         ),
     ]
+    for count in (1000, 10000):
+        text, needs = f"memory of a ghost, {count} of them, KiB", (f"ghosts-{count}",)
+        table.append(Measure(f"ghosts.{count}", text, "<= 32", needs, ghost_memory, "KiB"))
     for name, mode in BEST_MODE.items():
         needs = tuple(f"{who}-{name}" for who in ("ours", *RECIPES))
         for what, field in (("freeze", "gap_seconds"), ("total", "total_seconds")):

@@ -169,6 +169,14 @@ def fault_latency(sizes):
         }
 
 
+# --- ghosts -------------------------------------------------------------------
+
+
+def ghosts(count):
+    """In a pid namespace of their own; the leader is where a cluster has them."""
+    return lambda _sizes: json.loads(nodes.check("leader", [f"{PROGRAMS}/ghosts", count]))
+
+
 # --- tracking -----------------------------------------------------------------
 
 _PIN = """for each in /proc/[0-9]*; do taskset --all-tasks --cpu-list --pid "$1" "${each#/proc/}"; done \
