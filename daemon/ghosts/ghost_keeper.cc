@@ -1,7 +1,6 @@
 #include "daemon/ghosts/ghost_keeper.h"
 
 #include <linux/futex.h>
-#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
