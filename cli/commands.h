@@ -82,7 +82,7 @@ struct RunOptions {
 [[nodiscard]] int run(const RunOptions& options);
 
 struct ShellOptions {
-  std::string command;                   // empty: interactive
+  std::string command;  // empty: interactive
   bool login = false;
   std::vector<std::string> environment;  // KEY=VALUE
 };

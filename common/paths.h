@@ -6,13 +6,14 @@ namespace gestalt::paths {
 inline constexpr char kRunDirectory[] = "/run/gestalt";
 inline constexpr char kClientSocket[] = "/run/gestalt/gestaltd.sock";  // users, mode 0666
 inline constexpr char kAgentSocket[] = "/run/gestalt/agent.sock";      // stand-ins, root only
-inline constexpr char kInitSocket[] = "/run/gestalt/init.sock";   // the cluster init, root only
+inline constexpr char kInitSocket[] = "/run/gestalt/init.sock";  // the cluster init, root only
 inline constexpr char kViewSocket[] = "/run/gestalt/view.sock";  // views and ghosts, root only
 // Where the view of a user (UID in the braces) gives sessions their mounts; root only.
 inline constexpr char kViewSessions[] = "/run/gestalt/view-{}.sock";
 inline constexpr char kImageDirectory[] = "/run/gestalt/images";  // CRIU's images, by migration
 inline constexpr char kStandInProgram[] = "/usr/lib/gestalt/gestalt-stand-in";
 inline constexpr char kViewProgram[] = "/usr/lib/gestalt/gestalt-view";
+inline constexpr char kGhostsProgram[] = "/usr/lib/gestalt/gestalt-ghosts";
 inline constexpr char kInitProgram[] = "/usr/lib/gestalt/gestalt-init";
 inline constexpr char kConfigFile[] = "/etc/gestalt/gestalt.toml";
 inline constexpr char kJoinToken[] = "/etc/gestalt/join-token";

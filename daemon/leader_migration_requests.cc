@@ -96,9 +96,16 @@ Awaitable<Result<wire::MigrateReply>> Leader::migrate(ClientId client, uid_t uid
 Awaitable<Result<wire::MigrateReply>> Leader::migrate_now(ClientId client,
                                                           MigrationArbiter::Plan plan) {
   auto patience = seconds(plan.options.timeout_seconds() + kReplySlackSeconds);
+  bool comes_here = plan.destination == config_.cluster.leader;
+  auto job_id = plan.job_id;
+  auto stand_in_pid = plan.stand_in_pid;
+  if (comes_here) co_await view_.ghosts().release(job_id, stand_in_pid);
   ArbiterActions actions;
   auto begun = arbiter_.begin(std::move(plan), Clock::now(), actions);
-  if (!begun) co_return std::unexpected(std::move(begun).error());
+  if (!begun) {
+    if (comes_here) view_.ghosts().let_back(job_id, stand_in_pid);
+    co_return std::unexpected(std::move(begun).error());
+  }
   auto id = *begun;
   auto answer = std::make_shared<Promise<ArbiterAction>>(context_.get_executor());
   waiting_[id] = {answer, client};
@@ -111,6 +118,7 @@ Awaitable<Result<wire::MigrateReply>> Leader::migrate_now(ClientId client,
   auto reply = co_await answer->wait(patience);
   while (!reply && paging()) reply = co_await answer->wait(patience);
   waiting_.erase(id);
+  if (comes_here) view_.ghosts().let_back(job_id, stand_in_pid);
   if (!reply)
     co_return fail(ErrorCode::kTimeout, std::format("migration {} is not resolved yet", id),
                    std::format("see `gestalt migrations {}`", id));

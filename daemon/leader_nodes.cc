@@ -288,8 +288,7 @@ void Leader::act(const Transitions& transitions) {
               log::field("to", to_string(each.to)), log::field("why", each.why));
     if (each.to == NodeState::kFailed) un_merge(each.node);
     if (each.to == NodeState::kOffline) remember_leaving(each.node, true);
-    if (each.to == NodeState::kFailed || each.to == NodeState::kOffline)
-      view_.node_gone(each.node);
+    if (each.to == NodeState::kFailed || each.to == NodeState::kOffline) view_.node_gone(each.node);
   }
   if (!transitions.empty()) view_.nodes_changed();
 }

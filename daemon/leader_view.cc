@@ -14,7 +14,7 @@ constexpr auto kHelloTimeout = std::chrono::seconds(5);
 }  // namespace
 
 LeaderView::LeaderView(asio::io_context& context, Hooks hooks)
-    : context_(context), hooks_(std::move(hooks)) {}
+    : context_(context), hooks_(std::move(hooks)), ghosts_(context, hooks_.ask) {}
 
 Result<void> LeaderView::listen(const std::string& socket_path) {
   GESTALT_ASSIGN(auto fd, listen_unix(socket_path, 0600));
@@ -42,8 +42,10 @@ void LeaderView::on_connection(const std::shared_ptr<Connection>& connection) {
       },
       [this, weak](const Error&) {
         auto self = weak.lock();
-        if (!self || std::erase(views_, self) == 0) return;
-        if (!views_.empty()) return;
+        if (!self) return;
+        ghosts_.detach(self);
+        if (std::erase(views_, self) == 0 || !views_.empty()) return;
+        ghosts_.clear();
         wire::Message enough;
         enough.mutable_view_subscribe()->set_interval_seconds(0);
         for (const auto& node : hooks_.nodes()) hooks_.send(node.name(), enough);
@@ -59,11 +61,17 @@ void LeaderView::on_message(const std::shared_ptr<Connection>& connection, wire:
     log::info("view connected", log::field("uid", message.view_hello().uid()));
     send_nodes(*connection);
     for (const auto& node : hooks_.nodes()) subscribe(node.name());
+  } else if (message.has_ghost_report()) {
+    connection->set_idle_timeout(Clock::duration::zero());
+    connection->set_name("ghost keeper");
+    ghosts_.attach(connection);
+  } else if (message.has_ghost_signal()) {
+    ghosts_.on_signal(message.ghost_signal());
   } else if (message.has_view_fetch()) {
-    asio::co_spawn(context_,
-                   fetch(this, connection, message.request_id(),
-                         std::move(*message.mutable_view_fetch())),
-                   asio::detached);
+    asio::co_spawn(
+        context_,
+        fetch(this, connection, message.request_id(), std::move(*message.mutable_view_fetch())),
+        asio::detached);
   } else {
     log::warning("message not understood", log::field("peer", connection->name()),
                  log::field("body", static_cast<int>(message.body_case())));
@@ -105,6 +113,7 @@ void LeaderView::nodes_changed() {
 }
 
 void LeaderView::node_gone(const std::string& node) {
+  ghosts_.node_gone(node);
   wire::Message message;
   message.mutable_view_node_gone()->set_node(node);
   broadcast(message);
@@ -114,6 +123,7 @@ void LeaderView::node_gone(const std::string& node) {
 void LeaderView::on_delta(const std::string& node, wire::ViewDelta delta) {
   if (views_.empty()) return;
   delta.set_node(node);
+  ghosts_.on_delta(delta);
   wire::Message message;
   *message.mutable_view_delta() = std::move(delta);
   broadcast(message);

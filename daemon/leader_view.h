@@ -6,6 +6,7 @@
 #include <list>
 
 #include "daemon/connection.h"
+#include "daemon/leader_ghosts.h"
 #include "daemon/server.h"
 
 namespace gestalt {
@@ -30,7 +31,7 @@ class LeaderView {
   void node_gone(const std::string& node);
   void on_delta(const std::string& node, wire::ViewDelta delta);
 
-  [[nodiscard]] std::size_t views() const { return views_.size(); }
+  [[nodiscard]] LeaderGhosts& ghosts() { return ghosts_; }
 
  private:
   void on_connection(const std::shared_ptr<Connection>& connection);
@@ -45,6 +46,7 @@ class LeaderView {
   Hooks hooks_;
   std::unique_ptr<LocalServer> server_;
   std::list<std::shared_ptr<Connection>> views_;
+  LeaderGhosts ghosts_;
 };
 
 }  // namespace gestalt

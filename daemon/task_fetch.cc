@@ -35,8 +35,8 @@ Result<Fd> open_beneath(int directory, const std::string& path, std::uint64_t fl
   open_how how{};
   how.flags = flags | O_CLOEXEC | ((flags & O_PATH) != 0 ? 0U : O_NONBLOCK);
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-  Fd fd(static_cast<int>(::syscall(SYS_openat2, directory, path.empty() ? "." : path.c_str(), &how,
-                                   sizeof how)));
+  Fd fd(static_cast<int>(
+      ::syscall(SYS_openat2, directory, path.empty() ? "." : path.c_str(), &how, sizeof how)));
   if (fd) return fd;
   if (errno == ENOENT || errno == ESRCH) return fail(ErrorCode::kGone, "it does not exist");
   return fail_errno(errno, std::format("open {}", path));
@@ -113,8 +113,7 @@ Result<wire::ViewFetched> read_link(int process, const std::string& path) {
 Result<wire::ViewFetched> fetch_of_task(const std::string& proc, const wire::ViewFetch& request) {
   GESTALT_TRY(check_path(request.path()));
   auto process = open_file(std::format("{}/{}", proc, request.pid()), O_PATH | O_DIRECTORY);
-  if (!process)
-    return fail(ErrorCode::kGone, std::format("there is no process {}", request.pid()));
+  if (!process) return fail(ErrorCode::kGone, std::format("there is no process {}", request.pid()));
   switch (request.kind()) {
     case wire::ViewFetch::DIRECTORY:
       return list(process->get(), request.path());

@@ -61,7 +61,8 @@ class TaskScannerTest : public testing::Test {
   }
   static std::vector<std::uint32_t> gone(const std::vector<wire::ViewDelta>& deltas) {
     std::vector<std::uint32_t> out;
-    for (const auto& delta : deltas) out.insert(out.end(), delta.gone().begin(), delta.gone().end());
+    for (const auto& delta : deltas)
+      out.insert(out.end(), delta.gone().begin(), delta.gone().end());
     return out;
   }
 
@@ -74,8 +75,9 @@ TEST_F(TaskScannerTest, FirstRoundTellsAllTheNextOnesWhatChanged) {
   auto first = round();
   EXPECT_TRUE(first.front().full());
   EXPECT_EQ(tasks(first).size(), 4U);
-  EXPECT_THAT(tasks(first), Contains(Pair(10, UnorderedElementsAre("stat", "status", "statm",
-                                                                   "cmdline", "cgroup"))));
+  EXPECT_THAT(
+      tasks(first),
+      Contains(Pair(10, UnorderedElementsAre("stat", "status", "statm", "cmdline", "cgroup"))));
   ASSERT_EQ(first.back().files_size(), 1);
   EXPECT_EQ(first.back().files(0).content(), "MemTotal: 1 kB\n");
 
@@ -151,7 +153,8 @@ TEST(TaskScannerReal, ReadsThisMachine) {
   TaskScanner scanner;
   std::size_t own = 0;
   auto sink = [&](const wire::ViewDelta& delta) {
-    for (const auto& task : delta.tasks()) own += task.pid() == static_cast<std::uint32_t>(::getpid());
+    for (const auto& task : delta.tasks())
+      own += task.pid() == static_cast<std::uint32_t>(::getpid());
   };
   ASSERT_TRUE(scanner.begin_round("/proc", {}, sink));
   while (scanner.step(50, sink)) {

@@ -29,11 +29,21 @@ bool is_outside(const TaskView& view, std::uint32_t pid, std::uint64_t job_id) {
   return !moved_here;
 }
 
+// A task of gestalt-ghosts that only holds the pid of a process on another node.
+bool is_ghost(const std::string& proc, const ProcessStat& stat) {
+  if (stat.comm != "ghost") return false;
+  auto parent = read_stat(proc, stat.parent_pid);
+  auto owner = read_ids(proc, stat.parent_pid);
+  return parent && owner && parent->comm == "gestalt-ghosts" && owner->real_uid == 0;
+}
+
 }  // namespace
 
 Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid) {
   auto process = static_cast<pid_t>(pid);
   GESTALT_ASSIGN(auto stat, read_stat(view.proc, process));
+  if (is_ghost(view.proc, stat))
+    return fail(ErrorCode::kGone, std::format("process {} runs on another node", pid));
   GESTALT_ASSIGN(auto ids, read_ids(view.proc, process));
   static const auto ticks = static_cast<double>(::sysconf(_SC_CLK_TCK));
   static const auto page_bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
@@ -74,7 +84,7 @@ Result<TaskCounts> count_tasks(const std::string& proc) {
   TaskCounts counts;
   for (pid_t pid : pids) {
     auto stat = read_stat(proc, pid);
-    if (!stat) continue;
+    if (!stat || is_ghost(proc, *stat)) continue;
     ++counts.processes;
     if (stat->threads <= 1) {
       counts.active += is_active(stat->state) ? 1 : 0;

@@ -18,6 +18,8 @@
 namespace gestalt {
 namespace {
 
+constexpr auto kGhostsRestart = std::chrono::milliseconds(500);
+
 std::vector<std::string> helper_environment() {
   std::vector<std::string> out = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
   for (const char* name : {"GESTALT_LOG", "GESTALT_FAULT"})
@@ -61,7 +63,13 @@ void ClusterInit::reap() {
   while (::read(signals_.get(), &info, sizeof info) == sizeof info) {
   }
   bool crashed = false;
-  for (int status = 0; ::waitpid(-1, &status, WNOHANG) > 0;) crashed = crashed || status != 0;
+  int status = 0;
+  for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+    crashed = crashed || status != 0;
+    if (pid != ghosts_) continue;
+    ghosts_ = 0;
+    (void)loop_.after(kGhostsRestart, [this] { spawn_ghosts(); });
+  }
   // Perhaps a stand-in, amid a migration.
   if (crashed) remove_orphaned_images(paths::kImageDirectory);
 }
@@ -127,8 +135,25 @@ Result<pid_t> ClusterInit::spawn_stand_in(const wire::SpawnStandIn& request) {
   return spawn(options);
 }
 
+// From the first view on for ever.
+void ClusterInit::spawn_ghosts() {
+  if (ghosts_ != 0) return;
+  SpawnOptions options;
+  options.argv = {paths::kGhostsProgram, "--socket", paths::kViewSocket};
+  options.environment = helper_environment();
+  options.descriptors = {{STDERR_FILENO, STDERR_FILENO}};
+  options.new_session = true;
+  auto pid = spawn(options);
+  if (pid) {
+    ghosts_ = *pid;
+  } else {
+    log::error("signals do not reach other nodes", log::field("error", pid.error().text()));
+  }
+}
+
 // One that finds another at work ends at once.
 Result<pid_t> ClusterInit::spawn_view(const wire::SpawnView& request) {
+  spawn_ghosts();
   SpawnOptions options;
   options.argv = {paths::kViewProgram, "--uid", std::to_string(request.uid()), "--hidepid",
                   std::to_string(request.hidepid())};

@@ -23,6 +23,7 @@ class ClusterInit {
   void reap();
   void keep_slice();
   [[nodiscard]] Result<pid_t> spawn_stand_in(const wire::SpawnStandIn& request);
+  void spawn_ghosts();
   [[nodiscard]] Result<pid_t> spawn_view(const wire::SpawnView& request);
 
   EventLoop loop_;
@@ -30,6 +31,7 @@ class ClusterInit {
   Fd signals_;
   std::list<std::unique_ptr<MessageChannel>> agents_;
   std::unique_ptr<PidSliceKeeper> slice_;
+  pid_t ghosts_ = 0;  // gestalt-ghosts
 };
 
 }  // namespace gestalt

@@ -57,8 +57,8 @@ ClusterModel::Changes ClusterModel::apply(wire::ViewDelta delta, Clock::time_poi
   }
   if (delta.boot_unix_nanoseconds() != 0) {
     // Clocks drift a little; start times must not dance with them.
-    auto difference = static_cast<std::int64_t>(delta.boot_unix_nanoseconds() -
-                                                node.boot_unix_nanoseconds);
+    auto difference =
+        static_cast<std::int64_t>(delta.boot_unix_nanoseconds() - node.boot_unix_nanoseconds);
     if (std::abs(difference) > 1'000'000'000)
       node.boot_unix_nanoseconds = delta.boot_unix_nanoseconds();
   }
@@ -70,8 +70,7 @@ ClusterModel::Changes ClusterModel::apply(wire::ViewDelta delta, Clock::time_poi
     auto cpus = count_cpus(node.files[name]);
     if (std::exchange(node.cpus, cpus) != cpus) number_cpus(changes);
   }
-  for (auto& task : *delta.mutable_tasks())
-    update(node, delta.node(), std::move(task), changes);
+  for (auto& task : *delta.mutable_tasks()) update(node, delta.node(), std::move(task), changes);
   for (auto pid : delta.gone()) remove_task(pid, delta.node(), changes);
   if (delta.last()) {
     finish_full_round(node, delta.node(), changes);
@@ -87,9 +86,8 @@ void ClusterModel::update(ViewedNode& node, const std::string& name, wire::ViewT
   if (node.in_full_round) node.confirmed.insert(pid);
   auto found = tasks_.find(pid);
   bool is_new = found == tasks_.end() || found->second.node != name;
-  bool whole = std::ranges::any_of(task.files(), [](const auto& file) {
-    return file.name() == "stat";
-  });
+  bool whole =
+      std::ranges::any_of(task.files(), [](const auto& file) { return file.name() == "stat"; });
   if (is_new) {
     if (!whole || node.pids.size() >= kMaxTasksOfNode) return;
     if (found != tasks_.end()) remove_task(pid, found->second.node, changes);
@@ -206,8 +204,7 @@ TaskPlace ClusterModel::place_of(const ViewedTask& task) const {
   place.first_cpu = node->second.first_cpu;
   place.cpus = node->second.cpus;
   static const auto ticks_per_second = static_cast<std::int64_t>(::sysconf(_SC_CLK_TCK));
-  auto nanoseconds =
-      static_cast<std::int64_t>(node->second.boot_unix_nanoseconds - leader_boot_);
+  auto nanoseconds = static_cast<std::int64_t>(node->second.boot_unix_nanoseconds - leader_boot_);
   if (node->second.boot_unix_nanoseconds != 0)
     place.boot_difference_ticks = nanoseconds / (1'000'000'000 / ticks_per_second);
   return place;

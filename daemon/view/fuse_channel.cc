@@ -16,11 +16,9 @@ constexpr int kRequestsAtOnce = 256;
 
 Result<std::unique_ptr<FuseChannel>> FuseChannel::open(EventLoop& loop, Fd device,
                                                        const fuse_lowlevel_ops& operations,
-                                                       void* owner,
-                                                       std::function<void()> on_end) {
+                                                       void* owner, std::function<void()> on_end) {
   GESTALT_TRY(set_nonblocking(device.get(), true));
-  std::unique_ptr<FuseChannel> channel(
-      new FuseChannel(loop, std::move(device), std::move(on_end)));
+  std::unique_ptr<FuseChannel> channel(new FuseChannel(loop, std::move(device), std::move(on_end)));
   char name[] = "gestalt-view";
   char* arguments[] = {name, nullptr};
   fuse_args args = FUSE_ARGS_INIT(1, arguments);

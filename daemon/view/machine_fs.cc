@@ -13,9 +13,7 @@ constexpr double kTimeoutSeconds = 1;
 constexpr auto kFresh = std::chrono::milliseconds(500);
 constexpr std::string_view kNodes = "gestalt/nodes";
 
-bool is_merged(std::string_view path) {
-  return std::ranges::contains(merged_file_names(), path);
-}
+bool is_merged(std::string_view path) { return std::ranges::contains(merged_file_names(), path); }
 
 std::string parent_of(const std::string& path) {
   auto slash = path.rfind('/');
@@ -58,10 +56,8 @@ std::vector<NodeFiles> MachineFs::nodes() {
                  .cpus = count_cpus(leader_files_["stat"]),
                  .files = &leader_files_});
   for (const auto& [name, node] : model_.nodes())
-    out.push_back({.name = name,
-                   .first_cpu = node->first_cpu,
-                   .cpus = node->cpus,
-                   .files = &node->files});
+    out.push_back(
+        {.name = name, .first_cpu = node->first_cpu, .cpus = node->cpus, .files = &node->files});
   return out;
 }
 
@@ -238,8 +234,8 @@ const fuse_lowlevel_ops& MachineFs::operations() {
 }
 
 Result<void> MachineFs::serve(EventLoop& loop, Fd device, std::function<void()> on_end) {
-  GESTALT_ASSIGN(channel_, FuseChannel::open(loop, std::move(device), operations(), this,
-                                             std::move(on_end)));
+  GESTALT_ASSIGN(channel_,
+                 FuseChannel::open(loop, std::move(device), operations(), this, std::move(on_end)));
   return {};
 }
 

@@ -73,6 +73,7 @@ int main(int argc, char** argv) {
   }
   std::signal(SIGPIPE, SIG_IGN);
   int mode = static_cast<int>(hidepid);
-  if (worker) return serve({.viewer = uid, .hidepid = mode, .process_device = {}, .machine_device = {}});
+  if (worker)
+    return serve({.viewer = uid, .hidepid = mode, .process_device = {}, .machine_device = {}});
   return supervise({.viewer = uid, .hidepid = mode, .program = argv[0]});
 }

@@ -233,8 +233,7 @@ void ProcessFs::lookup_in_root(fuse_req_t request, std::string_view name) {
 }
 
 void ProcessFs::lookup_in_process(fuse_req_t request, const Node& parent, std::string_view name) {
-  std::uint64_t base =
-      kRemote | (parent.task->serial << 8) | (parent.in_task ? kInTask : 0);
+  std::uint64_t base = kRemote | (parent.task->serial << 8) | (parent.in_task ? kInTask : 0);
   if (parent.kind == Node::Kind::kProcess) {
     auto index = find_process_entry(name);
     if (!index || (parent.in_task && !process_entries()[*index].in_task))
@@ -449,8 +448,8 @@ const fuse_lowlevel_ops& ProcessFs::operations() {
 }
 
 Result<void> ProcessFs::serve(EventLoop& loop, Fd device, std::function<void()> on_end) {
-  GESTALT_ASSIGN(channel_, FuseChannel::open(loop, std::move(device), operations(), this,
-                                             std::move(on_end)));
+  GESTALT_ASSIGN(channel_,
+                 FuseChannel::open(loop, std::move(device), operations(), this, std::move(on_end)));
   invalidator_ = std::make_unique<Invalidator>(channel_->session());
   return {};
 }

@@ -24,10 +24,10 @@ namespace gestalt {
 
 struct ProcessFsOptions {
   uid_t viewer = 0;
-  int hidepid = 0;            // as procfs has it: 0, 1, 2
-  Fd native;                  // a native procfs, for this program
-  std::string native_path;    // and for those in the session
-  std::string machine_path;   // where the machine's merged files are, for them
+  int hidepid = 0;           // as procfs has it: 0, 1, 2
+  Fd native;                 // a native procfs, for this program
+  std::string native_path;   // and for those in the session
+  std::string machine_path;  // where the machine's merged files are, for them
   // Names in /proc that are the machine's.
   std::vector<std::string> machine_names;
 };

@@ -74,7 +74,8 @@ ProcessFs::Listing ProcessFs::list_process(fuse_ino_t inode, const Node& node) c
     out.push_back({.name = "current", .inode = inode + 1, .mode = S_IFREG | 0444});
   } else {  // task/TID
     for (const auto& entry : entries)
-      if (entry.in_task) out.push_back({.name = std::string(entry.name), .inode = 1, .mode = entry.mode});
+      if (entry.in_task)
+        out.push_back({.name = std::string(entry.name), .inode = 1, .mode = entry.mode});
   }
   return out;
 }
@@ -133,8 +134,8 @@ void ProcessFs::readdir(fuse_req_t request, std::size_t size, off_t offset,
         entry.attr = attributes(each.inode, node);
         entry.entry_timeout = entry.attr_timeout = kForever;
       }
-      needed = fuse_add_direntry_plus(request, buffer.data() + used, size - used,
-                                      each.name.c_str(), &entry, next);
+      needed = fuse_add_direntry_plus(request, buffer.data() + used, size - used, each.name.c_str(),
+                                      &entry, next);
     } else {
       struct stat attributes{};
       attributes.st_ino = each.inode;

@@ -21,6 +21,7 @@ namespace gestalt {
 namespace {
 
 constexpr char kMount = 'M';
+constexpr char kBind = 'B';
 constexpr char kUnmount = 'U';
 constexpr char kProbe = 'P';
 constexpr auto kReady = std::chrono::seconds(10);
@@ -69,12 +70,14 @@ Answer cover(int process_device, int machine_device) {
     (void)::umount2(kMachinePath, MNT_DETACH);
     return out;
   }
+  return {};
+}
+
+Answer bind_all() {
   for (const auto& bind : kBinds) {
     // A kernel without NUMA has no node directory to cover.
     if (::mount(bind.from, bind.to, nullptr, MS_BIND, nullptr) == 0 || errno == ENOENT) continue;
-    auto out = failed(bind.to);
-    uncover();
-    return out;
+    return failed(bind.to);
   }
   return {};
 }
@@ -101,6 +104,8 @@ Answer try_out() {
       } else {
         answer.error_number = EPROTO;
       }
+    } else if (what == kBind) {
+      answer = bind_all();
     } else if (what == kUnmount) {
       uncover();
     } else {
@@ -150,8 +155,7 @@ Result<std::unique_ptr<SessionMounts>> SessionMounts::make(EventLoop& loop, int 
   GESTALT_ASSIGN(auto name_space, open_file(std::format("/proc/{}/ns/mnt", helper), O_RDONLY));
   std::unique_ptr<SessionMounts> out(
       new SessionMounts(loop, helper, std::move(ours), std::move(name_space)));
-  loop.watch(out->socket_.get(), EPOLLIN,
-             [self = out.get()](std::uint32_t) { self->on_answer(); });
+  loop.watch(out->socket_.get(), EPOLLIN, [self = out.get()](std::uint32_t) { self->on_answer(); });
   return out;
 }
 
@@ -190,6 +194,8 @@ void SessionMounts::mount(int process_device, int machine_device, OnDone on_done
   int devices[] = {process_device, machine_device};
   order(kMount, devices, std::move(on_done));
 }
+
+void SessionMounts::bind(OnDone on_done) { order(kBind, {}, std::move(on_done)); }
 
 void SessionMounts::unmount(OnDone on_done) { order(kUnmount, {}, std::move(on_done)); }
 

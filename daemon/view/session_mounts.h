@@ -27,8 +27,11 @@ class SessionMounts {
   [[nodiscard]] int namespace_fd() const { return namespace_.get(); }
 
   // One at a time; the answer comes by the loop. The devices are the caller's to close.
-  // Covers /proc and the CPU and node trees of /sys. A program must serve the devices soon.
+  // Covers /proc. Nothing can be read from a device before, and nothing there before a program
+  // serves it: start that next.
   void mount(int process_device, int machine_device, OnDone on_done);
+  // The rest, for which the program must be at work: the CPU and node trees of /sys.
+  void bind(OnDone on_done);
   // Uncovers them, whatever state they are in.
   void unmount(OnDone on_done);
   // Asks the view for something that nobody has cached.
@@ -37,7 +40,9 @@ class SessionMounts {
 
  private:
   SessionMounts(EventLoop& loop, pid_t helper, Fd socket, Fd name_space)
-      : loop_(loop), helper_(helper), socket_(std::move(socket)),
+      : loop_(loop),
+        helper_(helper),
+        socket_(std::move(socket)),
         namespace_(std::move(name_space)) {}
   void order(char what, std::span<const int> devices, OnDone on_done);
   void on_answer();

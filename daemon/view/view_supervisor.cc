@@ -33,14 +33,12 @@ constexpr int kMachineDevice = 11;
 
 }  // namespace
 
-std::string view_session_socket(uid_t viewer) {
-  return std::format(paths::kViewSessions, viewer);
-}
+std::string view_session_socket(uid_t viewer) { return std::format(paths::kViewSessions, viewer); }
 
 Result<bool> ViewSupervisor::start() {
-  GESTALT_ASSIGN(lock_, open_file(std::format("{}/view-{}.lock", paths::kRunDirectory,
-                                              options_.viewer),
-                                  O_RDWR | O_CREAT));
+  GESTALT_ASSIGN(lock_,
+                 open_file(std::format("{}/view-{}.lock", paths::kRunDirectory, options_.viewer),
+                           O_RDWR | O_CREAT));
   if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) return false;
     return fail_errno(errno, "lock the view");
@@ -62,58 +60,78 @@ Result<bool> ViewSupervisor::start() {
   loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signals(); });
   loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_session(); });
   last_needed_ = Clock::now();
-  start_worker();
+  mount();
   (void)loop_.after(kHeartbeat, [this] { heartbeat(); });
   return true;
 }
 
-void ViewSupervisor::start_worker() {
+// The devices are mounted before the program gets them, and are the program's alone when it
+// has them: its end is then the end of whatever waits for it.
+void ViewSupervisor::mount() {
   auto process_device = open_file("/dev/fuse", O_RDWR);
   auto machine_device = open_file("/dev/fuse", O_RDWR);
-  worker_started_ = Clock::now();
+  started_ = Clock::now();
+  state_ = State::kMounting;
   if (!process_device || !machine_device) {
-    log::error("no FUSE on this node", log::field("error", process_device.error().text()));
-    return worker_ended(0);
+    const auto& error = process_device ? machine_device.error() : process_device.error();
+    log::error("no FUSE on this node", log::field("error", error.text()));
+    return failed();
   }
+  auto devices =
+      std::make_shared<std::pair<Fd, Fd>>(std::move(*process_device), std::move(*machine_device));
+  mounts_->mount(
+      devices->first.get(), devices->second.get(), [this, devices](const Result<void>& mounted) {
+        if (mounted) return start_worker(std::move(*devices));
+        log::error("the view is not mounted", log::field("error", mounted.error().text()));
+        failed();
+      });
+}
+
+void ViewSupervisor::start_worker(std::pair<Fd, Fd> devices) {
   SpawnOptions spawn_options;
-  spawn_options.argv = {options_.program,
-                        "--worker",
-                        "--uid",
-                        std::to_string(options_.viewer),
-                        "--hidepid",
-                        std::to_string(options_.hidepid)};
+  spawn_options.argv = {options_.program, "--worker",
+                        "--uid",          std::to_string(options_.viewer),
+                        "--hidepid",      std::to_string(options_.hidepid)};
   spawn_options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
   if (const char* level = std::getenv("GESTALT_LOG"))
     spawn_options.environment.push_back(std::format("GESTALT_LOG={}", level));
   spawn_options.descriptors = {{STDERR_FILENO, STDERR_FILENO},
-                               {process_device->get(), kProcessDevice},
-                               {machine_device->get(), kMachineDevice}};
-  // The kernel does not read from the devices before they are mounted.
-  state_ = State::kMounting;
-  auto first = process_device->get();
-  auto second = machine_device->get();
+                               {devices.first.get(), kProcessDevice},
+                               {devices.second.get(), kMachineDevice}};
   auto worker = spawn(spawn_options);
+  devices.first.reset();
+  devices.second.reset();
   if (!worker) {
     log::error("the view's program does not start", log::field("error", worker.error().text()));
-    return worker_ended(0);
+    return failed();
   }
   worker_ = *worker;
-  mounts_->mount(first, second, [this](const Result<void>& mounted) { worker_mounted(mounted); });
+  mounts_->bind([this](const Result<void>& bound) { complete(bound); });
 }
 
-void ViewSupervisor::worker_mounted(const Result<void>& mounted) {
-  if (!mounted) {
-    log::error("the view is not mounted", log::field("error", mounted.error().text()));
-    if (worker_ != 0) (void)::kill(worker_, SIGKILL);
-    if (worker_ == 0) uncover();
+void ViewSupervisor::complete(const Result<void>& bound) {
+  if (worker_ == 0) return failed();
+  if (!bound) {
+    log::error("the view is not complete", log::field("error", bound.error().text()));
+    (void)::kill(worker_, SIGKILL);
     return;
   }
-  if (worker_ == 0) return uncover();
   state_ = State::kUp;
-  ready_ = true;
   log::info("view mounted", log::field("uid", options_.viewer));
-  for (const auto& socket : waiting_) serve_session(socket.get());
-  for (auto& socket : std::exchange(waiting_, {})) sessions_.push_back(std::move(socket));
+  let_in();
+}
+
+void ViewSupervisor::let_in() {
+  ready_ = true;
+  for (auto& socket : std::exchange(waiting_, {})) {
+    serve_session(socket.get());
+    sessions_.push_back(std::move(socket));
+  }
+}
+
+void ViewSupervisor::failed() {
+  failures_ = Clock::now() - started_ > kGoodRun ? 0 : failures_ + 1;
+  uncover();
 }
 
 // Whatever the reason: the connections it served are gone, and readers get errors.
@@ -121,9 +139,8 @@ void ViewSupervisor::worker_ended(int status) {
   log::warning("the view's program ended", log::field("uid", options_.viewer),
                log::field("wait_status", status));
   worker_ = 0;
-  failures_ = Clock::now() - worker_started_ > kGoodRun ? 0 : failures_ + 1;
-  // A mount under way or a heartbeat fails by itself now, and is answered first.
-  if (!mounts_->busy()) uncover();
+  // A step under way fails by itself now, and is answered first.
+  if (!mounts_->busy()) failed();
 }
 
 void ViewSupervisor::uncover() {
@@ -132,13 +149,9 @@ void ViewSupervisor::uncover() {
   mounts_->unmount([this](const Result<void>&) {
     state_ = State::kDown;
     bool many = failures_ >= kManyFailures;
-    if (many) {  // sessions go on with the native /proc
-      ready_ = true;
-      for (const auto& socket : waiting_) serve_session(socket.get());
-      for (auto& socket : std::exchange(waiting_, {})) sessions_.push_back(std::move(socket));
-    }
+    if (many) let_in();  // sessions go on with the native /proc
     (void)loop_.after(many ? Clock::duration(kRestartAfterFailures) : Clock::duration(kRestart),
-                      [this] { start_worker(); });
+                      [this] { mount(); });
   });
 }
 
@@ -156,7 +169,7 @@ void ViewSupervisor::heartbeat() {
   (void)loop_.after(kHeartbeat, [this] { heartbeat(); });
   stop_when_unused();
   if (probing_ || state_ == State::kMounting) {
-    auto since = probing_ ? asked_ : worker_started_;
+    auto since = probing_ ? asked_ : started_;
     if (Clock::now() - since > kHungAfter) hung();
     return;
   }
@@ -169,7 +182,7 @@ void ViewSupervisor::heartbeat() {
       log::error("the view does not work", log::field("error", alive.error().text()));
       (void)::kill(worker_, SIGKILL);
     }
-    if (worker_ == 0) uncover();
+    if (worker_ == 0) failed();
   });
 }
 

@@ -34,8 +34,11 @@ class ViewSupervisor {
  private:
   enum class State { kDown, kMounting, kUp, kUnmounting };
 
-  void start_worker();
-  void worker_mounted(const Result<void>& mounted);
+  void mount();
+  void start_worker(std::pair<Fd, Fd> devices);
+  void complete(const Result<void>& bound);
+  void failed();
+  void let_in();
   void worker_ended(int status);
   void uncover();
   void on_signals();
@@ -55,7 +58,7 @@ class ViewSupervisor {
   State state_ = State::kDown;
   pid_t worker_ = 0;
   int failures_ = 0;  // in a row
-  Clock::time_point worker_started_;
+  Clock::time_point started_;
   Clock::time_point asked_;  // the heartbeat that is not answered yet
   bool probing_ = false;
   bool ready_ = false;  // mounted once, or given up for now

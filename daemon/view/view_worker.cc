@@ -57,9 +57,9 @@ class ViewWorker {
                         [this](const wire::ViewFetch& request, ProcessFs::OnFetched on_fetched) {
                           fetch(request, std::move(on_fetched));
                         });
-    MachineFs machine(model_, {.leader = leader_,
-                               .native = std::move(native_too),
-                               .native_path = kNativeProcPath});
+    MachineFs machine(
+        model_,
+        {.leader = leader_, .native = std::move(native_too), .native_path = kNativeProcPath});
     processes_ = &processes;
     auto stop = [this] { loop_.stop(); };
     GESTALT_TRY(machine.serve(loop_, std::move(options.machine_device), stop));
@@ -77,7 +77,8 @@ class ViewWorker {
       return;
     }
     channel_ = std::make_unique<MessageChannel>(
-        loop_, std::move(*socket), [this](wire::Message message) { on_message(std::move(message)); },
+        loop_, std::move(*socket),
+        [this](wire::Message message) { on_message(std::move(message)); },
         [this](const Error& error) {
           log::info("lost gestaltd", log::field("error", error.text()));
           (void)loop_.after(kRetry, [this] { connect(); });
@@ -89,8 +90,7 @@ class ViewWorker {
 
   void on_message(wire::Message message) {
     if (message.has_view_delta())
-      processes_->changed(
-          model_.apply(std::move(*message.mutable_view_delta()), Clock::now()));
+      processes_->changed(model_.apply(std::move(*message.mutable_view_delta()), Clock::now()));
     else if (message.has_view_nodes())
       processes_->changed(model_.set_nodes(message.view_nodes()));
     else if (message.has_view_node_gone())

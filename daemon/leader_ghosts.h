@@ -1,0 +1,52 @@
+// The leader's part in ghosts (docs/ghosts.md): which pids gestalt-ghosts is to hold here, and
+// where the signals go that they get.
+#pragma once
+
+#include <map>
+#include <set>
+
+#include "daemon/connection.h"
+#include "daemon/view/cluster_model.h"
+
+namespace gestalt {
+
+class LeaderGhosts {
+ public:
+  using Ask = std::function<Awaitable<Result<wire::Message>>(
+      std::string node, wire::Message message, Clock::duration timeout)>;
+  LeaderGhosts(asio::io_context& context, Ask ask) : context_(context), ask_(std::move(ask)) {}
+
+  // The keeper's connection.
+  void attach(std::shared_ptr<Connection> keeper);
+  void detach(const std::shared_ptr<Connection>& keeper);
+  void on_signal(const wire::GhostSignal& signal);
+
+  void on_delta(const wire::ViewDelta& delta);
+  void node_gone(const std::string& node);
+  // Nobody looks any more.
+  void clear();
+
+  // A job is about to come here and needs its pids: they are free on return, and stay so
+  // until let_back().
+  [[nodiscard]] Awaitable<> release(std::uint64_t job_id, std::uint32_t stand_in_pid);
+  void let_back(std::uint64_t job_id, std::uint32_t stand_in_pid);
+
+ private:
+  static Awaitable<> update(LeaderGhosts* self, wire::GhostUpdate update);
+  [[nodiscard]] Awaitable<> send(wire::GhostUpdate update);
+  static Awaitable<> forward(LeaderGhosts* self, std::string node, wire::Message message);
+  void apply(const ClusterModel::Changes& changes);
+  void add(std::uint32_t pid, wire::GhostUpdate& update) const;
+  void post(wire::GhostUpdate update);
+  [[nodiscard]] bool released(const ViewedTask& task) const;
+
+  asio::io_context& context_;
+  Ask ask_;
+  ClusterModel model_;  // of files only each process's control group
+  std::shared_ptr<Connection> keeper_;
+  std::set<std::uint32_t> failed_;  // taken here when they were wanted: tried again
+  std::multiset<std::uint64_t> released_jobs_;
+  std::multiset<std::uint32_t> released_pids_;
+};
+
+}  // namespace gestalt
