@@ -131,7 +131,7 @@ void Agent::on_leader_message(wire::Message message) {
     case wire::Message::kViewSubscribe:
       return view_.subscribe(message.view_subscribe().interval_seconds());
     case wire::Message::kViewFetch:
-      return link_.reply(message.request_id(), fetch(message.view_fetch()));
+      return fetch(message.request_id(), std::move(*message.mutable_view_fetch()));
     case wire::Message::kFindPidRequest:
       link_.reply(message.request_id(), find_pid(message.find_pid_request().pid()));
       return;
@@ -313,13 +313,21 @@ Result<wire::Message> Agent::find_pid(std::uint32_t pid) const {
   return reply;
 }
 
-Result<wire::Message> Agent::fetch(const wire::ViewFetch& request) const {
+// Not here: the memory of a large process takes the kernel a while to look through.
+void Agent::fetch(std::uint64_t request_id, wire::ViewFetch request) {
   auto proc = init_.proc();
-  if (proc.empty()) return fail(ErrorCode::kGone, "nothing runs here");
-  GESTALT_ASSIGN(auto fetched, fetch_of_task(proc, request));
-  wire::Message reply;
-  *reply.mutable_view_fetched() = std::move(fetched);
-  return reply;
+  if (proc.empty()) return link_.reply(request_id, fail(ErrorCode::kGone, "nothing runs here"));
+  asio::post(readers_, [this, request_id, proc, request = std::move(request)] {
+    Result<wire::Message> reply;
+    if (auto fetched = fetch_of_task(proc, request)) {
+      *reply->mutable_view_fetched() = std::move(*fetched);
+    } else {
+      reply = std::unexpected(std::move(fetched).error());
+    }
+    asio::post(context_, [this, request_id, reply = std::move(reply)]() mutable {
+      link_.reply(request_id, std::move(reply));
+    });
+  });
 }
 
 wire::Heartbeat Agent::heartbeat() {

@@ -38,7 +38,7 @@ class Agent {
   [[nodiscard]] wire::Heartbeat heartbeat();
   void write_load_file(const wire::Heartbeat& load);
   [[nodiscard]] TaskView task_view() const;
-  [[nodiscard]] Result<wire::Message> fetch(const wire::ViewFetch& request) const;
+  void fetch(std::uint64_t request_id, wire::ViewFetch request);
 
   asio::io_context& context_;
   const Config& config_;
@@ -48,6 +48,7 @@ class Agent {
   InitClient init_;
   LeaderLink link_;
   AgentView view_;
+  asio::thread_pool readers_{1};  // of files that may take long
   std::uint32_t pid_first_ = 0;
   std::uint32_t pid_last_ = 0;
   bool load_file_failed_ = false;

@@ -136,6 +136,7 @@ void TaskScanner::end_round(const Sink& sink) {
     file.set_name(name);
     file.set_content(buffer_);
     pending_bytes_ += buffer_.size();
+    if (pending_bytes_ > kMessageBytes) flush(sink, false);
   }
   flush(sink, true);
 }

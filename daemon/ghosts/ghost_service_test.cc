@@ -23,7 +23,12 @@ constexpr pid_t kFirst = 10'000;
 
 class Daemon {
  public:
-  Daemon() : path_(std::format("/tmp/ghost-service-test-{}.sock", ::getpid())) {
+  // Not by a pid: each test has the same in its own pid namespace.
+  Daemon() {
+    std::string directory = testing::TempDir() + "ghosts-XXXXXX";
+    EXPECT_NE(::mkdtemp(directory.data()), nullptr);
+    directory_ = directory;
+    path_ = directory + "/socket";
     listen();
     SpawnOptions options;
     options.argv = {GESTALT_GHOSTS_PROGRAM, "--socket", path_};
@@ -34,6 +39,7 @@ class Daemon {
   }
   ~Daemon() {
     (void)::unlink(path_.c_str());
+    (void)::rmdir(directory_.c_str());
     if (program_ > 0 && ::waitpid(program_, nullptr, WNOHANG) == 0) (void)::kill(program_, SIGKILL);
   }
 
@@ -82,6 +88,7 @@ class Daemon {
   [[nodiscard]] pid_t program() const { return program_; }
 
  private:
+  std::string directory_;
   std::string path_;
   EventLoop loop_;
   Fd listener_;

@@ -8,7 +8,7 @@
 #include "daemon/ghosts/ghost_service.h"
 
 int main(int argc, char** argv) {
-  const char* socket_path = gestalt::paths::kAgentSocket;
+  const char* socket_path = gestalt::paths::kViewSocket;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--socket") == 0 && i + 1 < argc) {
       socket_path = argv[++i];

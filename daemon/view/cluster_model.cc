@@ -133,6 +133,7 @@ void ClusterModel::finish_full_round(ViewedNode& node, const std::string& name, 
 ClusterModel::Changes ClusterModel::set_nodes(const wire::ViewNodes& nodes) {
   Changes changes;
   order_.clear();
+  if (nodes.nodes_size() > 0) leader_ = nodes.nodes(0).name();
   for (auto& [name, node] : nodes_) node.merged = false;
   for (const auto& each : nodes.nodes()) {
     if (each.name() == leader_ || std::ranges::contains(order_, each.name())) continue;
@@ -210,11 +211,13 @@ TaskPlace ClusterModel::place_of(const ViewedTask& task) const {
   return place;
 }
 
-std::string ClusterModel::content(const ViewedTask& task, TaskFile file) const {
+std::string ClusterModel::content(const ViewedTask& task, TaskFile file, bool traced) const {
   const std::string& raw = task.contents[static_cast<std::size_t>(file)];
   switch (file) {
-    case TaskFile::kStat:
-      return localize_stat(raw, place_of(task));
+    case TaskFile::kStat: {
+      auto text = localize_stat(raw, place_of(task));
+      return traced ? text : without_addresses(std::move(text));
+    }
     case TaskFile::kStatus:
       return localize_status(raw, place_of(task));
     case TaskFile::kCgroup:

@@ -64,15 +64,17 @@ class ClusterModel {
   [[nodiscard]] Changes set_nodes(const wire::ViewNodes& nodes);
   [[nodiscard]] Changes remove_node(const std::string& name);
 
+  [[nodiscard]] const std::string& leader() const { return leader_; }
   [[nodiscard]] const ViewedTask* find(std::uint32_t pid) const;
   [[nodiscard]] const ViewedTask* by_serial(std::uint64_t serial) const;
   // By pid.
   [[nodiscard]] const std::map<std::uint32_t, ViewedTask>& tasks() const { return tasks_; }
-  // In the order of their CPUs, the leader first (its `files` empty).
+  // All but the leader, in the order of their CPUs.
   [[nodiscard]] std::vector<std::pair<std::string, const ViewedNode*>> nodes() const;
 
-  // In the leader's terms.
-  [[nodiscard]] std::string content(const ViewedTask& task, TaskFile file) const;
+  // In the leader's terms. `traced`: for one who might trace the process, which the kernel
+  // tells more.
+  [[nodiscard]] std::string content(const ViewedTask& task, TaskFile file, bool traced) const;
   // Of a file that was fetched: "stat", "task/7/status", anything.
   [[nodiscard]] std::string localize(const ViewedTask& task, std::string_view path,
                                      std::string content) const;

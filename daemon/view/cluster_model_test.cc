@@ -118,12 +118,12 @@ TEST_F(ClusterModelTest, NodesGetTheirCpusInOrder) {
   EXPECT_EQ(list[0].second->first_cpu, 2U);
   EXPECT_EQ(list[1].second->first_cpu, 10U);
   EXPECT_EQ(list[1].second->index, 2U);
-  EXPECT_TRUE(model_.content(*model_.find(10), TaskFile::kStat).contains(" 11 "));
+  EXPECT_TRUE(model_.content(*model_.find(10), TaskFile::kStat, true).contains(" 11 "));
   EXPECT_FALSE(model_.set_nodes(nodes({"leader", "b", "a"})).machine);
   auto without = model_.remove_node("b");
   EXPECT_THAT(without.gone, ElementsAre(20));
   EXPECT_TRUE(without.machine);
-  EXPECT_TRUE(model_.content(*model_.find(10), TaskFile::kStat).contains(" 3 "));
+  EXPECT_TRUE(model_.content(*model_.find(10), TaskFile::kStat, true).contains(" 3 "));
 }
 
 TEST_F(ClusterModelTest, StartTimesAreTheLeaders) {
@@ -131,7 +131,21 @@ TEST_F(ClusterModelTest, StartTimesAreTheLeaders) {
   auto delta = round("a", {10}, true);
   delta.set_boot_unix_nanoseconds(1'005'000'000'000);  // booted 5 s later
   apply(delta);
-  EXPECT_TRUE(model_.content(*model_.find(10), TaskFile::kStat).contains(" 600 "));
+  EXPECT_TRUE(model_.content(*model_.find(10), TaskFile::kStat, true).contains(" 600 "));
+}
+
+TEST_F(ClusterModelTest, AddressesAreForThoseWhoMayTrace) {
+  auto delta = round("a", {}, true);
+  std::string text = "10 (a ) 1 2) S 1";
+  for (int field = 5; field <= 52; ++field) text += std::format(" {}", field * 1000);
+  add_task(delta, 10, text + "\n");
+  apply(delta);
+  auto all = model_.content(*model_.find(10), TaskFile::kStat, true);
+  auto some = model_.content(*model_.find(10), TaskFile::kStat, false);
+  EXPECT_TRUE(all.contains(" 25000 26000 27000 28000 29000 30000 31000 "));
+  EXPECT_TRUE(some.contains(" 25000 1 1 0 0 0 31000 "));
+  EXPECT_TRUE(some.ends_with(" 44000 0 0 0 0 0 0 0 0\n")) << some;
+  EXPECT_TRUE(some.starts_with("10 (a ) 1 2) S 1 5000 "));
 }
 
 TEST_F(ClusterModelTest, NonsenseChangesNothing) {

@@ -1,5 +1,5 @@
 // One FUSE connection, served on an EventLoop: libfuse's low-level interface without its own
-// loop. The file system is mounted by somebody else (view_mounts.h), who made the device.
+// loop. The file system is mounted by somebody else (session_mounts.h), who made the device.
 #pragma once
 
 #define FUSE_USE_VERSION 317

@@ -127,7 +127,8 @@ struct stat MachineFs::attributes(std::uint64_t inode, const SysEntry& entry) co
 }
 
 std::string MachineFs::nodes_text() const {
-  std::string text = std::format("{} index=0 first_cpu=0\n", options_.leader);
+  std::string text =
+      std::format("{} index=0 first_cpu=0 age_seconds=0.0 state=online\n", model_.leader());
   for (const auto& [name, node] : model_.nodes())
     text += std::format("{} index={} first_cpu={} cpus={} tasks={} age_seconds={:.1f} state={}\n",
                         name, node->index, node->first_cpu, node->cpus, node->pids.size(),

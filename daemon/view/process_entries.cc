@@ -45,11 +45,10 @@ constexpr std::array kEntries = {
     ProcessEntry{.name = "sessionid", .mode = kAll},
     ProcessEntry{.name = "smaps", .mode = kOwner},
     ProcessEntry{.name = "smaps_rollup", .mode = kOwner, .in_task = false},
-    ProcessEntry{.name = "stack", .mode = kOwner},
     ProcessEntry{.name = "syscall", .mode = kOwner},
     ProcessEntry{.name = "task", .mode = S_IFDIR | 0555, .in_task = false},
     ProcessEntry{.name = "timerslack_ns", .mode = kOwner, .in_task = false},
-    ProcessEntry{.name = "wchan", .mode = kAll},
+    ProcessEntry{.name = "wchan", .mode = kAll, .made_here = true},
 };
 
 }  // namespace

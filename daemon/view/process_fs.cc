@@ -130,7 +130,9 @@ std::optional<std::string> ProcessFs::content(const Node& node) const {
   if (node.kind == Node::Kind::kLabel) return node.task->node + "\n";
   if (node.kind != Node::Kind::kEntry) return std::nullopt;
   const auto& entry = process_entries()[node.index];
-  if (entry.pushed) return model_.content(*node.task, *entry.pushed);
+  bool traced = options_.viewer == 0 || options_.viewer == node.task->uid;
+  if (entry.pushed) return model_.content(*node.task, *entry.pushed, traced);
+  if (entry.name == "wchan") return "0";  // as for those who may not trace
   if (entry.name == "comm")
     return std::string(comm_of_stat(node.task->contents[static_cast<int>(TaskFile::kStat)])) + "\n";
   return std::nullopt;
@@ -160,9 +162,10 @@ bool ProcessFs::visible(const ViewedTask& task, const fuse_ctx& caller) const {
   return options_.hidepid < 2 || caller.uid == 0 || task.uid == options_.viewer;
 }
 
-bool ProcessFs::is_local(std::string_view pid) const {
-  struct stat unused{};
-  return ::fstatat(options_.native.get(), std::string(pid).c_str(), &unused, 0) == 0;
+bool ProcessFs::is_local(std::string_view pid, const fuse_ctx& caller) const {
+  struct stat owner{};
+  if (::fstatat(options_.native.get(), std::string(pid).c_str(), &owner, 0) != 0) return false;
+  return options_.hidepid < 2 || caller.uid == 0 || owner.st_uid == options_.viewer;
 }
 
 std::uint64_t ProcessFs::intern(const ViewedTask& task, std::string path, mode_t mode) {
@@ -223,7 +226,7 @@ void ProcessFs::lookup_in_root(fuse_req_t request, std::string_view name) {
       if (!visible(*task, *fuse_req_ctx(request))) return (void)fuse_reply_err(request, ENOENT);
       return reply_entry(request, kRemote | (task->serial << 8));
     }
-    if (!is_local(name)) return (void)fuse_reply_err(request, ENOENT);
+    if (!is_local(name, *fuse_req_ctx(request))) return (void)fuse_reply_err(request, ENOENT);
     local_seen_.insert(*pid);
     return reply_entry(request, kLocal | *pid);
   }

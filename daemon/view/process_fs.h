@@ -83,7 +83,7 @@ class ProcessFs {
   [[nodiscard]] std::optional<std::string> content(const Node& node) const;
   [[nodiscard]] bool is_fetched(const Node& node) const;
   [[nodiscard]] bool visible(const ViewedTask& task, const fuse_ctx& caller) const;
-  [[nodiscard]] bool is_local(std::string_view pid) const;
+  [[nodiscard]] bool is_local(std::string_view pid, const fuse_ctx& caller) const;
   [[nodiscard]] std::uint64_t intern(const ViewedTask& task, std::string path, mode_t mode);
 
   void lookup(fuse_req_t request, fuse_ino_t parent, std::string_view name);

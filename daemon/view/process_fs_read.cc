@@ -44,9 +44,11 @@ ProcessFs::Listing ProcessFs::list_root(const fuse_ctx& caller) const {
   std::ranges::sort(pids);
   auto local = pids.begin();
   auto add_local_below = [&](std::uint64_t limit) {
-    for (; local != pids.end() && *local < limit; ++local)
-      out.push_back(
-          {.name = std::to_string(*local), .inode = kLocal | *local, .mode = S_IFDIR | 0555});
+    for (; local != pids.end() && *local < limit; ++local) {
+      auto name = std::to_string(*local);
+      if (options_.hidepid == 2 && !is_local(name, caller)) continue;
+      out.push_back({.name = std::move(name), .inode = kLocal | *local, .mode = S_IFDIR | 0555});
+    }
   };
   for (const auto& [pid, task] : model_.tasks()) {
     add_local_below(pid);

@@ -141,10 +141,13 @@ Result<std::unique_ptr<SessionMounts>> SessionMounts::make(EventLoop& loop, int 
   if (helper == 0) {
     (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
     (void)::prctl(PR_SET_NAME, "gestalt-mounts");
+    // Above all not the lock of the one who supervises.
+    int socket = ::dup3(theirs.get(), 3, O_CLOEXEC) == 3 ? 3 : theirs.get();
+    if (socket == 3) (void)::close_range(4, ~0U, 0);
     Answer answer = enter_new_namespace(hidepid);
-    (void)!::send(theirs.get(), &answer, sizeof answer, MSG_NOSIGNAL);
+    (void)!::send(socket, &answer, sizeof answer, MSG_NOSIGNAL);
     if (answer.error_number != 0) ::_exit(1);
-    obey(theirs.get());
+    obey(socket);
   }
   theirs.reset();
   Answer answer;

@@ -94,6 +94,26 @@ std::string localize_stat(std::string_view stat, const TaskPlace& place) {
   return out;
 }
 
+std::string without_addresses(std::string stat) {
+  auto hidden = [](int field) -> std::string_view {
+    if (field == 26 || field == 27) return "1";  // of the code: only that there is some
+    bool is_hidden = (field >= 28 && field <= 30) || (field >= 45 && field <= 52);
+    return is_hidden ? "0" : "";
+  };
+  auto at = stat.rfind(')');
+  if (at == std::string::npos || at + 2 >= stat.size()) return stat;
+  std::string out = stat.substr(0, at + 2);
+  int field = 3;
+  for (at += 2; at < stat.size(); ++field) {
+    auto end = std::min(stat.find_first_of(" \n", at), stat.size());
+    auto instead = hidden(field);
+    out += instead.empty() ? std::string_view(stat).substr(at, end - at) : instead;
+    if (end < stat.size()) out += stat[end];
+    at = end + 1;
+  }
+  return out;
+}
+
 std::string localize_status(std::string_view status, const TaskPlace& place) {
   std::string out;
   out.reserve(status.size() + 64);

@@ -25,6 +25,10 @@ struct TaskPlace {
 // at least 0. Anything that is no such line is returned as it is.
 [[nodiscard]] std::string localize_stat(std::string_view stat, const TaskPlace& place);
 
+// /proc/PID/stat as the kernel gives it to those who may not trace the process: without
+// addresses and the exit status (fs/proc/array.c, do_task_stat).
+[[nodiscard]] std::string without_addresses(std::string stat);
+
 // /proc/PID/status: Cpus_allowed and Mems_allowed, both also as lists. A mask that makes
 // no sense becomes all of the node's CPUs.
 [[nodiscard]] std::string localize_status(std::string_view status, const TaskPlace& place);
