@@ -51,11 +51,18 @@ _gestalt() {
   _init_completion || return
   if ((cword == 1)); then
     mapfile -t COMPREPLY < <(
-      compgen -W "run ps migrate migrations kill node init version --help --version" -- "$cur")
+      compgen -W "run shell ps migrate migrations kill node init version --help --version" -- "$cur")
     return
   fi
   case ${words[1]} in
     run) _gestalt_run; return ;;
+    shell)
+      options="-c -l --login --env --help"
+      case $prev in
+        -c) mapfile -t COMPREPLY < <(compgen -c -- "$cur"); return ;;
+        --env) mapfile -t COMPREPLY < <(compgen -v -S = -- "$cur"); compopt -o nospace; return ;;
+      esac
+      ;;
     ps) options="--json --all-columns --help" ;;
     version) options="--json --help" ;;
     init)
