@@ -8,8 +8,8 @@ inline constexpr char kClientSocket[] = "/run/gestalt/gestaltd.sock";  // users,
 inline constexpr char kAgentSocket[] = "/run/gestalt/agent.sock";      // stand-ins, root only
 inline constexpr char kInitSocket[] = "/run/gestalt/init.sock";  // the cluster init, root only
 inline constexpr char kViewSocket[] = "/run/gestalt/view.sock";  // views and ghosts, root only
-// Where the view of a user (UID in the braces) gives sessions their mounts; root only.
-inline constexpr char kViewSessions[] = "/run/gestalt/view-{}.sock";
+// Where the view of a user gives sessions their mounts: his uid and ".sock" follow. Root only.
+inline constexpr char kViewSessions[] = "/run/gestalt/view-";
 inline constexpr char kImageDirectory[] = "/run/gestalt/images";  // CRIU's images, by migration
 inline constexpr char kStandInProgram[] = "/usr/lib/gestalt/gestalt-stand-in";
 inline constexpr char kViewProgram[] = "/usr/lib/gestalt/gestalt-view";

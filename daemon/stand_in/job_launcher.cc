@@ -104,7 +104,7 @@ Result<pid_t> launch_job(const wire::JobSpec& spec, const StdioRelay& stdio, int
 }
 
 Result<ViewSession> enter_view(uid_t uid, Deadline deadline) {
-  auto path = std::format(paths::kViewSessions, uid);
+  auto path = std::format("{}{}.sock", paths::kViewSessions, uid);
   while (true) {
     auto socket = connect_unix(path);
     auto received = socket ? receive_fds(socket->get(), 1, deadline)

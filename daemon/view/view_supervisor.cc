@@ -33,7 +33,9 @@ constexpr int kMachineDevice = 11;
 
 }  // namespace
 
-std::string view_session_socket(uid_t viewer) { return std::format(paths::kViewSessions, viewer); }
+std::string view_session_socket(uid_t viewer) {
+  return std::format("{}{}.sock", paths::kViewSessions, viewer);
+}
 
 Result<bool> ViewSupervisor::start() {
   GESTALT_ASSIGN(lock_,
