@@ -140,6 +140,9 @@ void Leader::serve_agent(std::shared_ptr<Connection> connection, TlsPeer peer) {
                      log::field("reason", reason.message));
         agents_.erase(session);
         membership_.disconnect(node, *id);
+        // What it sent after its goodbye.
+        const Member* member = membership_.find(node);
+        if (member != nullptr && member->state == NodeState::kOffline) view_.node_gone(node);
       });
   asio::co_spawn(context_, close_unless(connection, served, address), asio::detached);
 }

@@ -122,9 +122,6 @@ void LeaderView::node_gone(const std::string& node) {
 
 void LeaderView::on_delta(const std::string& node, wire::ViewDelta delta) {
   if (views_.empty()) return;
-  // One that has said goodbye may still be sending.
-  auto merged = hooks_.nodes();
-  if (std::ranges::none_of(merged, [&](const auto& each) { return each.name() == node; })) return;
   delta.set_node(node);
   ghosts_.on_delta(delta);
   wire::Message message;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <format>
 #include <memory>
 
@@ -40,6 +41,29 @@ Result<Fd> open_beneath(int directory, const std::string& path, std::uint64_t fl
   if (fd) return fd;
   if (errno == ENOENT || errno == ESRCH) return fail(ErrorCode::kGone, "it does not exist");
   return fail_errno(errno, std::format("open {}", path));
+}
+
+// Everybody's, as fs/proc/base.c has it. The rest is for those who may trace the process.
+bool is_public(const wire::ViewFetch& request) {
+  constexpr std::array<std::string_view, 20> kPublic = {
+      "",         "autogroup", "cgroup",    "cmdline",       "comm",     "cpuset",    "limits",
+      "loginuid", "oom_adj",   "oom_score", "oom_score_adj", "sched",    "schedstat", "sessionid",
+      "stat",     "statm",     "status",    "task",          "children", "uid_map"};
+  if (request.kind() == wire::ViewFetch::LINK) return false;
+  auto path = std::string_view(request.path());
+  auto name = path.substr(path.rfind('/') + 1);
+  bool of_process_or_thread =
+      !path.contains('/') || (path.starts_with("task/") && std::ranges::count(path, '/') <= 2);
+  return of_process_or_thread && std::ranges::contains(kPublic, name);
+}
+
+Result<void> check_reader(int process, const wire::ViewFetch& request) {
+  if (request.uid() == 0 || is_public(request)) return {};
+  struct stat owner{};
+  if (::fstatat(process, "environ", &owner, AT_SYMLINK_NOFOLLOW) != 0)
+    return fail(ErrorCode::kGone, "the process has ended");
+  if (owner.st_uid == request.uid()) return {};
+  return fail(ErrorCode::kPermission, std::format("process {} is not yours", request.pid()));
 }
 
 struct CloseDirectory {
@@ -114,6 +138,7 @@ Result<wire::ViewFetched> fetch_of_task(const std::string& proc, const wire::Vie
   GESTALT_TRY(check_path(request.path()));
   auto process = open_file(std::format("{}/{}", proc, request.pid()), O_PATH | O_DIRECTORY);
   if (!process) return fail(ErrorCode::kGone, std::format("there is no process {}", request.pid()));
+  GESTALT_TRY(check_reader(process->get(), request));
   switch (request.kind()) {
     case wire::ViewFetch::DIRECTORY:
       return list(process->get(), request.path());

@@ -9,8 +9,8 @@
 namespace gestalt {
 
 // `proc`: a procfs of the cluster pid namespace. The path must stay inside /proc/PID, follow no
-// link and not be memory itself. kGone if there is no such process or entry (any more). Whether
-// the asking user may see it is the view's to know.
+// link and not be memory itself. kGone if there is no such process or entry (any more);
+// kPermission if it is private and neither its owner nor root reads.
 [[nodiscard]] Result<wire::ViewFetched> fetch_of_task(const std::string& proc,
                                                       const wire::ViewFetch& request);
 

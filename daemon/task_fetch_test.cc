@@ -44,6 +44,29 @@ TEST(TaskFetch, LeadsNowhereElse) {
   EXPECT_FALSE(fetch(std::string("stat\0x", 6), wire::ViewFetch::FILE));
 }
 
+TEST(TaskFetch, WhatIsPrivateIsTheOwnersAndRoots) {
+  if (::getuid() != 0) GTEST_SKIP() << "not root";
+  auto as = [](const std::string& path, wire::ViewFetch::Kind kind, std::uint32_t uid) {
+    wire::ViewFetch request;
+    request.set_pid(static_cast<std::uint32_t>(::getpid()));
+    request.set_path(path);
+    request.set_kind(kind);
+    request.set_uid(uid);
+    auto fetched = fetch_of_task("/proc", request);
+    return fetched ? ErrorCode::kInternal : fetched.error().code;
+  };
+  auto own_task = "task/" + std::to_string(::getpid());
+  for (const auto& path : {std::string("environ"), std::string("maps"), own_task + "/environ"}) {
+    EXPECT_EQ(as(path, wire::ViewFetch::FILE, 1000), ErrorCode::kPermission) << path;
+    EXPECT_EQ(as(path, wire::ViewFetch::FILE, 0), ErrorCode::kInternal) << path;
+  }
+  EXPECT_EQ(as("fd", wire::ViewFetch::DIRECTORY, 1000), ErrorCode::kPermission);
+  EXPECT_EQ(as("exe", wire::ViewFetch::LINK, 1000), ErrorCode::kPermission);
+  EXPECT_EQ(as("fdinfo/0", wire::ViewFetch::FILE, 1000), ErrorCode::kPermission);
+  EXPECT_EQ(as("limits", wire::ViewFetch::FILE, 1000), ErrorCode::kInternal);
+  EXPECT_EQ(as(own_task + "/stat", wire::ViewFetch::FILE, 1000), ErrorCode::kInternal);
+}
+
 TEST(TaskFetch, ThoseWhoAreGoneAreGone) {
   auto missing = fetch("stat", wire::ViewFetch::FILE, 4'000'000);
   ASSERT_FALSE(missing);

@@ -177,6 +177,9 @@ void TaskScanner::read_task(std::uint32_t pid, const Sink& sink) {
   auto directory = open_at(directory_.get(), std::to_string(pid), O_RDONLY | O_DIRECTORY);
   struct stat owner{};
   if (!directory || ::fstat(directory->get(), &owner) != 0) return;
+  // The kernel's own answer to who may look closer.
+  struct stat private_owner{};
+  (void)::fstatat(directory->get(), "environ", &private_owner, AT_SYMLINK_NOFOLLOW);
   wire::ViewTask task;
   add_file(known, 0, buffer_, task);
   for (std::size_t i = 1; i < std::size(kTaskFiles); ++i) {
@@ -186,9 +189,13 @@ void TaskScanner::read_task(std::uint32_t pid, const Sink& sink) {
     add_file(known, i, buffer_, task);
   }
   known.full_read_round = round_;
-  bool other_owner = known.uid != owner.st_uid || known.gid != owner.st_gid;
+  bool other_owner = known.uid != owner.st_uid || known.gid != owner.st_gid ||
+                     known.private_uid != private_owner.st_uid ||
+                     known.private_gid != private_owner.st_gid;
   known.uid = owner.st_uid;
   known.gid = owner.st_gid;
+  known.private_uid = private_owner.st_uid;
+  known.private_gid = private_owner.st_gid;
   if (is_hidden(pid, known)) {
     if (is_new) known_.erase(found);
     return;
@@ -198,6 +205,8 @@ void TaskScanner::read_task(std::uint32_t pid, const Sink& sink) {
   task.set_pid(pid);
   task.set_uid(known.uid);
   task.set_gid(known.gid);
+  task.set_private_uid(known.private_uid);
+  task.set_private_gid(known.private_gid);
   *pending_.add_tasks() = std::move(task);
   if (pending_bytes_ > kMessageBytes) flush(sink, false);
 }

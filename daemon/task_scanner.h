@@ -58,6 +58,8 @@ class TaskScanner {
     std::uint64_t full_read_round = 0;  // when all files were last read
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
+    std::uint32_t private_uid = 0;
+    std::uint32_t private_gid = 0;
     std::size_t hashes[std::size(kTaskFiles)] = {};
   };
   void read_task(std::uint32_t pid, const Sink& sink);

@@ -101,10 +101,14 @@ void ClusterModel::update(ViewedNode& node, const std::string& name, wire::ViewT
     changes.appeared.push_back(pid);
   }
   ViewedTask& known = found->second;
-  if (!is_new && (known.uid != task.uid() || known.gid != task.gid()))
+  if (!is_new &&
+      (known.uid != task.uid() || known.gid != task.gid() ||
+       known.private_uid != task.private_uid() || known.private_gid != task.private_gid()))
     changes.owners.push_back(known.serial);
   known.uid = task.uid();
   known.gid = task.gid();
+  known.private_uid = task.private_uid();
+  known.private_gid = task.private_gid();
   for (auto& file : *task.mutable_files()) {
     auto index = file_index(file.name());
     if (!index || known.contents[*index] == file.content()) continue;
@@ -133,6 +137,7 @@ void ClusterModel::finish_full_round(ViewedNode& node, const std::string& name, 
 ClusterModel::Changes ClusterModel::set_nodes(const wire::ViewNodes& nodes) {
   Changes changes;
   order_.clear();
+  nodes_known_ = true;
   if (nodes.nodes_size() > 0) leader_ = nodes.nodes(0).name();
   for (auto& [name, node] : nodes_) node.merged = false;
   for (const auto& each : nodes.nodes()) {
@@ -177,6 +182,13 @@ void ClusterModel::number_cpus(Changes& changes) {
     node.index = index++;
     next += node.cpus;
   }
+}
+
+bool ClusterModel::complete() const {
+  return nodes_known_ && std::ranges::all_of(nodes_, [](const auto& entry) {
+           const ViewedNode& node = entry.second;
+           return !node.merged || node.suspect || node.read != Clock::time_point();
+         });
 }
 
 const ViewedTask* ClusterModel::find(std::uint32_t pid) const {

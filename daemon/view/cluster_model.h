@@ -24,6 +24,9 @@ struct ViewedTask {
   std::uint32_t pid = 0;
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;
+  // Of what is for those who may trace the process.
+  std::uint32_t private_uid = 0;
+  std::uint32_t private_gid = 0;
   std::string node;
   std::string contents[kTaskFiles];  // as the node has them
 };
@@ -65,6 +68,8 @@ class ClusterModel {
   [[nodiscard]] Changes remove_node(const std::string& name);
 
   [[nodiscard]] const std::string& leader() const { return leader_; }
+  // Every node that answers has told all it has.
+  [[nodiscard]] bool complete() const;
   [[nodiscard]] const ViewedTask* find(std::uint32_t pid) const;
   [[nodiscard]] const ViewedTask* by_serial(std::uint64_t serial) const;
   // By pid.
@@ -90,6 +95,7 @@ class ClusterModel {
   std::uint64_t leader_boot_ = 0;
   std::uint32_t leader_cpus_ = 1;
   std::vector<std::string> order_;
+  bool nodes_known_ = false;
   std::map<std::string, ViewedNode> nodes_;
   std::map<std::uint32_t, ViewedTask> tasks_;
   std::unordered_map<std::uint64_t, std::uint32_t> serials_;

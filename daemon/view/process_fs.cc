@@ -130,7 +130,7 @@ std::optional<std::string> ProcessFs::content(const Node& node) const {
   if (node.kind == Node::Kind::kLabel) return node.task->node + "\n";
   if (node.kind != Node::Kind::kEntry) return std::nullopt;
   const auto& entry = process_entries()[node.index];
-  bool traced = options_.viewer == 0 || options_.viewer == node.task->uid;
+  bool traced = options_.viewer == 0 || options_.viewer == node.task->private_uid;
   if (entry.pushed) return model_.content(*node.task, *entry.pushed, traced);
   if (entry.name == "wchan") return "0";  // as for those who may not trace
   if (entry.name == "comm")
@@ -146,8 +146,10 @@ struct stat ProcessFs::attributes(std::uint64_t inode, const Node& node) const {
   out.st_blksize = 4096;
   out.st_mtim.tv_sec = out.st_atim.tv_sec = out.st_ctim.tv_sec = kSomeTime;
   if (node.task != nullptr) {
-    out.st_uid = node.task->uid;
-    out.st_gid = node.task->gid;
+    bool is_private = S_ISLNK(node.mode) || (node.mode & S_IROTH) == 0;
+    is_private = is_private && node.kind != Node::Kind::kProcess;
+    out.st_uid = is_private ? node.task->private_uid : node.task->uid;
+    out.st_gid = is_private ? node.task->private_gid : node.task->gid;
   }
   if (auto text = content(node)) out.st_size = static_cast<off_t>(text->size());
   if (!is_fetched(node)) return out;
@@ -267,7 +269,7 @@ void ProcessFs::lookup_dynamic(fuse_req_t request, const Node& parent, std::stri
     Node thread = parent;
     thread.path = path + "/stat";
     auto serial = parent.task->serial;
-    return fetch(thread, wire::ViewFetch::FILE,
+    return fetch(thread, wire::ViewFetch::FILE, fuse_req_ctx(request)->uid,
                  [this, request, serial, path](const Result<wire::ViewFetched>& answer) {
                    const ViewedTask* task = model_.by_serial(serial);
                    if (!answer || task == nullptr) return (void)fuse_reply_err(request, ENOENT);
@@ -285,11 +287,13 @@ void ProcessFs::lookup_dynamic(fuse_req_t request, const Node& parent, std::stri
 void ProcessFs::getattr(fuse_req_t request, fuse_ino_t inode) {
   Node node = node_of(inode);
   if (node.kind == Node::Kind::kNone) return (void)fuse_reply_err(request, ESRCH);
+  if (inode == FUSE_ROOT_ID && !ready_) return held_.push_back(request);
   if (!is_fetched(node)) {
     auto out = attributes(inode, node);
     return (void)fuse_reply_attr(request, &out, kForever);
   }
-  fetch_content(inode, node, [this, request, inode](const Result<const Fetched*>& fetched) {
+  auto reader = fuse_req_ctx(request)->uid;
+  fetch_content(inode, node, reader, [this, request, inode](const Result<const Fetched*>& fetched) {
     Node now = node_of(inode);
     // Who has no right to read it may still know that it is there.
     (void)fetched;
@@ -317,8 +321,8 @@ void ProcessFs::readlink(fuse_req_t request, fuse_ino_t inode) {
   }
   if (node.task == nullptr) return (void)fuse_reply_err(request, ESRCH);
   auto caller = fuse_req_ctx(request)->uid;
-  if (caller != 0 && caller != node.task->uid) return (void)fuse_reply_err(request, EACCES);
-  fetch(node, wire::ViewFetch::LINK,
+  if (caller != 0 && caller != node.task->private_uid) return (void)fuse_reply_err(request, EACCES);
+  fetch(node, wire::ViewFetch::LINK, caller,
         [this, request, inode](const Result<wire::ViewFetched>& answer) {
           if (!answer) {
             fuse_reply_err(request, errno_of(answer.error()));
@@ -328,6 +332,11 @@ void ProcessFs::readlink(fuse_req_t request, fuse_ino_t inode) {
           // The kernel would keep it for ever, as it is to do with all other links.
           if (invalidator_) invalidator_->inode(inode);
         });
+}
+
+void ProcessFs::set_ready() {
+  ready_ = true;
+  for (auto request : std::exchange(held_, {})) getattr(request, FUSE_ROOT_ID);
 }
 
 // ------------------------------------------------------------------- changes
@@ -354,21 +363,23 @@ void ProcessFs::changed(const ClusterModel::Changes& changes) {
 
 // ------------------------------------------------------------------ fetching
 
-void ProcessFs::fetch(const Node& node, wire::ViewFetch::Kind kind, OnFetched on_fetched) {
+void ProcessFs::fetch(const Node& node, wire::ViewFetch::Kind kind, uid_t reader,
+                      OnFetched on_fetched) {
   wire::ViewFetch request;
   request.set_pid(node.task->pid);
   request.set_node(node.task->node);
   request.set_path(node.path);
   request.set_kind(kind);
+  request.set_uid(reader);
   fetch_(request, std::move(on_fetched));
 }
 
-void ProcessFs::fetch_content(std::uint64_t inode, const Node& node,
+void ProcessFs::fetch_content(std::uint64_t inode, const Node& node, uid_t reader,
                               std::function<void(Result<const Fetched*>)> on_content) {
   if (auto found = fetched_.find(inode);
       found != fetched_.end() && Clock::now() - found->second.at < kFetchedFresh)
     return on_content(&found->second);
-  fetch(node, wire::ViewFetch::FILE,
+  fetch(node, wire::ViewFetch::FILE, reader,
         [this, inode, on_content = std::move(on_content)](Result<wire::ViewFetched> answer) {
           if (!answer) return on_content(std::unexpected(std::move(answer).error()));
           Node now = node_of(inode);

@@ -42,6 +42,8 @@ class ProcessFs {
   ProcessFs(const ClusterModel& model, ProcessFsOptions options, Fetch fetch);
 
   [[nodiscard]] Result<void> serve(EventLoop& loop, Fd device, std::function<void()> on_end);
+  // Until then nobody gets into /proc: who comes first would see half a cluster.
+  void set_ready();
   // Drops from the kernel's caches what has changed.
   void changed(const ClusterModel::Changes& changes);
 
@@ -103,9 +105,9 @@ class ProcessFs {
   [[nodiscard]] Listing list_process(fuse_ino_t inode, const Node& node) const;
   void list_remote(fuse_req_t request, const Node& node, fuse_file_info file);
 
-  void fetch(const Node& node, wire::ViewFetch::Kind kind, OnFetched on_fetched);
+  void fetch(const Node& node, wire::ViewFetch::Kind kind, uid_t reader, OnFetched on_fetched);
   // Calls back at once if it was fetched a moment ago.
-  void fetch_content(std::uint64_t inode, const Node& node,
+  void fetch_content(std::uint64_t inode, const Node& node, uid_t reader,
                      std::function<void(Result<const Fetched*>)> on_content);
   void drop_old_contents();
 
@@ -124,6 +126,8 @@ class ProcessFs {
   std::uint64_t next_dynamic_ = 1;
   std::unordered_map<std::uint64_t, Fetched> fetched_;
   std::uint64_t next_version_ = 1;
+  bool ready_ = false;
+  std::vector<fuse_req_t> held_;  // for the root's attributes
   mutable std::unordered_set<std::uint32_t> local_seen_;
   std::unique_ptr<FuseChannel> channel_;
   std::unique_ptr<Invalidator> invalidator_;  // before the channel at the end

@@ -103,7 +103,7 @@ void ProcessFs::opendir(fuse_req_t request, fuse_ino_t inode, fuse_file_info* fi
 }
 
 void ProcessFs::list_remote(fuse_req_t request, const Node& node, fuse_file_info file) {
-  fetch(node, wire::ViewFetch::DIRECTORY,
+  fetch(node, wire::ViewFetch::DIRECTORY, fuse_req_ctx(request)->uid,
         [request, file](const Result<wire::ViewFetched>& answer) mutable {
           if (!answer) return (void)fuse_reply_err(request, ENOENT);
           auto listing = std::make_unique<Listing>();
@@ -160,7 +160,8 @@ void ProcessFs::read(fuse_req_t request, fuse_ino_t inode, std::size_t size, off
   if (node.kind == Node::Kind::kNone) return (void)fuse_reply_err(request, ESRCH);
   if (auto text = content(node)) return reply(*text);
   if (!is_fetched(node)) return (void)fuse_reply_err(request, EINVAL);
-  fetch_content(inode, node, [request, reply](const Result<const Fetched*>& fetched) {
+  auto reader = fuse_req_ctx(request)->uid;
+  fetch_content(inode, node, reader, [request, reply](const Result<const Fetched*>& fetched) {
     if (!fetched) return (void)fuse_reply_err(request, ESRCH);
     reply((*fetched)->content);
   });

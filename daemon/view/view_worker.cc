@@ -16,6 +16,8 @@
 namespace gestalt {
 namespace {
 
+// For nodes that do not tell anything, to those who want to look.
+constexpr auto kLongestWait = std::chrono::seconds(2);
 constexpr auto kRetry = std::chrono::milliseconds(200);
 constexpr auto kFetchTimeout = std::chrono::milliseconds(2500);
 
@@ -65,6 +67,7 @@ class ViewWorker {
     GESTALT_TRY(machine.serve(loop_, std::move(options.machine_device), stop));
     GESTALT_TRY(processes.serve(loop_, std::move(options.process_device), stop));
     connect();
+    (void)loop_.after(kLongestWait, [this] { processes_->set_ready(); });
     loop_.run();
     return {};
   }
@@ -95,6 +98,7 @@ class ViewWorker {
       processes_->changed(model_.set_nodes(message.view_nodes()));
     else if (message.has_view_node_gone())
       processes_->changed(model_.remove_node(message.view_node_gone().node()));
+    if (model_.complete()) processes_->set_ready();
   }
 
   void fetch(const wire::ViewFetch& request, ProcessFs::OnFetched on_fetched) {

@@ -1,0 +1,280 @@
+#!/bin/bash
+# Ghosts: stock kill(1), pkill(1) and kill(2) of programs in a session on the leader reach
+# processes on other nodes, with the rights that the kernel gives.
+# timeout: 200
+# shellcheck disable=SC2154 # scratch, pid are of lib.sh and jobs.sh
+# shellcheck source=tests/cluster/lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck source=tests/cluster/jobs.sh
+. "$repo/tests/cluster/jobs.sh"
+# shellcheck source=tests/cluster/view.sh
+. "$repo/tests/cluster/view.sh"
+
+# In a session: whether a signal could be sent to the pid.
+can_signal() { view_as "${2:-root}" "kill -0 $1 2>/dev/null"; }
+
+cannot_signal() { ! can_signal "$@"; }
+
+# A program on NODE that a signal can reach: start_target NAME NODE [CMD…].
+start_target() {
+  local name=$1 node=$2
+  shift 2
+  (($#)) || set -- exec sleep 1020
+  start "$name" "$node" sh -c 'echo "ready $$" >&2; '"$*"
+  await_pid "$name"
+  wait_until 15 can_signal "$pid" "${user:-root}"
+}
+
+state_of() { native "$1" "sed -n 's/^State:\t\(.\).*/\1/p' $2/status"; }
+
+state_is() { [[ $(state_of "$1" "$2") == "$3" ]]; }
+
+shown_state_is() { [[ $(view "ps -o stat= -p $1") == "$2"* ]]; }
+
+test_kill_ends_a_remote_process() {
+  local name
+  # What starts these tests may ignore SIGINT and SIGQUIT, and so would the jobs.
+  for name in TERM HUP KILL USR1 ALRM 34; do
+    start_target "by$name" node1
+    view "kill -$name $pid"
+    case $name in
+      TERM) await_status byTERM 143 ;;
+      HUP) await_status byHUP 129 ;;
+      KILL) await_status byKILL 137 ;;
+      USR1) await_status byUSR1 138 ;;
+      ALRM) await_status byALRM 142 ;;
+      34) await_status by34 162 ;;
+    esac
+    # Nobody holds its pid any more.
+    wait_until 15 cannot_signal "$pid"
+    wait_until 10 not_shown "$pid"
+  done
+}
+
+test_kill_of_a_child() {
+  local child
+  start tree node2 sh -c 'sleep 1021 & echo "child $!"; echo "ready $$" >&2; wait $!; exit $?'
+  await_pid tree
+  child=$(sed -n 's/^child //p' "$scratch/tree.out")
+  wait_until 15 can_signal "$child"
+  view "kill $child"
+  await_status tree 143
+}
+
+test_nobody_is_there() {
+  assert_contains "$(view 'LC_ALL=C /bin/kill -0 4190000 2>&1 || :')" "No such process"
+  expect_exit 1 view 'kill 4190000 2>/dev/null'
+}
+
+test_a_handler_runs_there() {
+  start_target handler node1 'trap "echo got USR1" USR1; trap "echo got TERM; exit 9" TERM
+    while :; do sleep 0.1; done'
+  heard() { grep -q "got $1" "$scratch/handler.out"; }
+  view "kill -USR1 $pid"
+  wait_until 10 heard USR1
+  view "kill $pid"
+  await_status handler 9
+}
+
+test_stop_and_continue() {
+  start_target stopped node1
+  view "kill -STOP $pid"
+  wait_until 10 state_is node1 "$pid" T
+  wait_until 10 shown_state_is "$pid" T
+  view "kill -CONT $pid"
+  wait_until 10 state_is node1 "$pid" S
+  wait_until 10 shown_state_is "$pid" S
+  view "kill -STOP $pid"
+  wait_until 10 state_is node1 "$pid" T
+  view "kill -KILL $pid"
+  await_status stopped 137
+}
+
+test_pkill_and_killall_by_name() {
+  local name=ghost-$$ first
+  on leader cp /usr/bin/sleep "/usr/local/bin/$name"
+  start_target one node1 exec "$name" 1022
+  first=$pid
+  start_target two node2 exec "$name" 1023
+  wait_until 10 shown_on "$first" node1
+  wait_until 10 shown_on "$pid" node2
+  view "pkill -f '^$name 102[2]'"
+  await_status one 143
+  ! ended two || fail "the other one was ended, too"
+  view "pkill -x $name"
+  await_status two 143
+}
+
+# killall(1) signals by a descriptor of /proc/PID: of a remote one that is no process.
+test_killall_by_name() {
+  local name=ghostall-$$ message
+  on leader cp /usr/bin/sleep "/usr/local/bin/$name"
+  view "$name 1024 & killall $name; wait" # the leader's own
+  start_target all node1 exec "$name" 1025
+  wait_until 10 shown_on "$pid" node1
+  message=$(view "killall $name 2>&1") || {
+    assert_contains "$message" "Bad file descriptor"
+    ! ended all || fail "killall complains, but it was ended"
+    skip "killall does not reach remote processes"
+  }
+  await_status all 143
+}
+
+test_a_user_signals_his_own_only() {
+  local bobs
+  user=bob start_target bobs node1
+  bobs=$pid
+  user=alice start_target alices node1
+  wait_until 15 can_signal "$bobs" root
+  assert_contains "$(view_as alice "LC_ALL=C /bin/kill -0 $bobs 2>&1 || :")" "not permitted"
+  assert_contains "$(view_as alice "LC_ALL=C /bin/kill -KILL $bobs 2>&1 || :")" "not permitted"
+  expect_exit 1 view_as alice "pkill -f 'sleep 102[0]' -u bob 2>/dev/null"
+  view_as alice "kill -0 $pid"
+  view_as alice "kill $pid"
+  await_status alices 143
+  ! ended bobs || fail "alice has ended bob's process"
+  state_is node1 "$bobs" S
+  view_as bob "kill -HUP $bobs"
+  await_status bobs 129
+}
+
+test_pidfds_of_programs() {
+  start_target pidfd node2
+  view "python3 -c 'import os, signal
+fd = os.pidfd_open($pid)
+signal.pidfd_send_signal(fd, signal.SIGTERM)'"
+  await_status pidfd 143
+}
+
+test_psutil_terminates() {
+  start_target ps node2
+  wait_until 10 shown_on "$pid" node2
+  view "python3 -c 'import psutil; psutil.Process($pid).terminate()'"
+  await_status ps 143
+}
+
+test_a_job_that_moves_stays_reachable() {
+  local node
+  start_victim mover node1 memory
+  for node in node2 leader node1; do
+    move "$pid" "$node"
+    wait_until 15 can_signal "$pid"
+  done
+  view "kill -STOP $pid"
+  wait_until 10 state_is node1 "$pid" T
+  view "kill -CONT $pid"
+  wait_until 10 state_is node1 "$pid" S
+  keeps_working mover
+  view "kill $pid"
+  await_status mover 0 30
+  check_report mover
+}
+
+# With all of its processes, whose pids the ghosts hold there.
+test_a_tree_moves_to_the_ghosts_node() {
+  local node
+  start_victim trees node1 tree
+  for node in leader node1 leader node2; do
+    wait_until 15 can_signal "$pid"
+    move "$pid" "$node"
+  done
+  wait_until 15 can_signal "$pid"
+  expect_same_as_native node2
+  finish trees "$pid"
+}
+
+# Its ghost stays stopped, and must not keep the pid.
+test_a_stopped_ghost_gives_way() {
+  start_victim waiting node1 memory
+  wait_until 15 can_signal "$pid"
+  view "kill -STOP $pid"
+  wait_until 10 state_is node1 "$pid" T
+  gestalt kill -CONT "$pid"
+  wait_until 10 state_is node1 "$pid" S
+  move "$pid" leader
+  keeps_working waiting
+  move "$pid" node2
+  wait_until 15 can_signal "$pid"
+  view "kill $pid"
+  await_status waiting 0 30
+}
+
+keeper_pid() { on leader pgrep -o -x gestalt-ghosts; }
+
+another_keeper() {
+  local now
+  now=$(keeper_pid) && [[ $now != "$1" ]]
+}
+
+test_the_keeper_is_killed() {
+  local before
+  start_target kept node1
+  before=$(keeper_pid)
+  on leader kill -KILL "$before"
+  wait_until 20 another_keeper "$before"
+  wait_until 15 can_signal "$pid"
+  view "kill $pid"
+  await_status kept 143
+}
+
+test_the_views_program_is_killed() {
+  start_target viewed node1
+  on leader pkill -KILL -f '^/usr/lib/gestalt/gestalt-view --worker --uid 0( |$)'
+  wait_until 15 shown_on "$pid" node1
+  wait_until 15 can_signal "$pid"
+  view "kill $pid"
+  await_status viewed 143
+}
+
+# Signals that come at once, from many.
+test_many_signals() {
+  start many node1 python3 -c 'import os, signal, time
+count = 0
+def counted(*_):
+    global count
+    count += 1
+signal.signal(signal.SIGUSR1, counted)
+os.write(2, b"ready %d\n" % os.getpid())
+while True:
+    time.sleep(0.05)
+    if os.path.exists("/var/tmp/view-enough"):
+        print(count, flush=True)
+        os._exit(3)'
+  await_pid many
+  wait_until 15 can_signal "$pid"
+  view "for i in \$(seq 500); do kill -USR1 $pid; done"
+  on leader touch /var/tmp/view-enough
+  await_status many 3
+  on leader rm /var/tmp/view-enough
+  # Plain signals may be merged, as everywhere, but not multiplied.
+  local count
+  count=$(tail -n 1 "$scratch/many.out")
+  ((count > 0 && count <= 500)) || fail "500 signals became $count"
+}
+
+test_ghosts_are_not_shown_themselves() {
+  start_target hidden node1
+  wait_until 10 shown_on "$pid" node1
+  no_pid_twice
+  assert_eq "$(view "cat /proc/$pid/comm")" sleep
+  assert_eq "$(node_of "$pid")" node1
+}
+
+test_after_a_restart_of_gestaltd() {
+  start_target restarted node1
+  sandbox daemon leader restart
+  wait_until 20 healthy node1
+  wait_until 15 can_signal "$pid"
+  view "kill $pid"
+  await_status restarted 143
+}
+
+test_a_lost_nodes_ghosts_go() {
+  start_target lost node2
+  sandbox kill node2
+  wait_until 30 cannot_signal "$pid"
+  wait_until 10 not_shown "$pid"
+}
+
+cluster_up 3
+run_tests "$@"
