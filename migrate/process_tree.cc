@@ -137,6 +137,24 @@ struct Inspection {
   }
 };
 
+constexpr int kMaxGenerations = 4096;
+
+enum class Descent { kOfTheTree, kStray, kEnded, kUnclear };
+
+Descent descent_of(const std::string& proc, const std::set<pid_t>& members, pid_t pid) {
+  pid_t ancestor = pid;
+  for (int i = 0; i < kMaxGenerations; ++i) {
+    if (members.contains(ancestor)) return Descent::kOfTheTree;
+    auto stat = read_stat(proc, ancestor);
+    if (!stat) return ancestor == pid ? Descent::kEnded : Descent::kUnclear;
+    // A first thread that has ended while others run is a zombie too.
+    if (ancestor == pid && stat->state == 'Z' && stat->threads <= 1) return Descent::kEnded;
+    if (stat->parent_pid <= 1) return Descent::kStray;
+    ancestor = stat->parent_pid;
+  }
+  return Descent::kStray;
+}
+
 // CRIU would have to move the mounts too; a session's are of the leader alone.
 bool in_other_mount_namespace(const std::string& proc, pid_t pid) {
   struct stat theirs{};
@@ -164,16 +182,30 @@ Result<ProcessTree> read_tree(const std::string& proc, pid_t root) {
   return tree;
 }
 
+std::vector<pid_t> find_strays(const std::string& proc, const ProcessTree& tree,
+                               const std::vector<pid_t>& pids) {
+  std::set<pid_t> members(tree.pids.begin(), tree.pids.end());
+  std::vector<pid_t> strays;
+  for (pid_t pid : pids) {
+    // An ancestor that ends meanwhile leaves its children to another one.
+    auto descent = Descent::kUnclear;
+    for (int i = 0; i < 10 && descent == Descent::kUnclear; ++i)
+      descent = descent_of(proc, members, pid);
+    if (descent == Descent::kStray || descent == Descent::kUnclear) strays.push_back(pid);
+  }
+  return strays;
+}
+
+Blocker stray_blocker(pid_t pid) {
+  return {pid, "it left the process tree (its parent ended), but is of the same job",
+          "end it, or start it as a job of its own"};
+}
+
 Result<std::vector<Blocker>> find_blockers(const std::string& proc, const ProcessTree& tree,
                                            const Cgroup& group) {
   std::vector<Blocker> blockers;
-  std::set<pid_t> members(tree.pids.begin(), tree.pids.end());
   GESTALT_ASSIGN(auto grouped, group.processes());
-  for (pid_t pid : grouped)
-    if (!members.contains(pid))
-      blockers.push_back({pid,
-                          "it left the process tree (its parent ended), but is of the same job",
-                          "end it, or start it as a job of its own"});
+  for (pid_t pid : find_strays(proc, tree, grouped)) blockers.push_back(stray_blocker(pid));
   for (pid_t pid : tree.pids) {
     if (in_other_mount_namespace(proc, pid))
       blockers.push_back({pid, "it has its own mounts (a session's, or a container's)",

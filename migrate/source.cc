@@ -245,9 +245,18 @@ Result<void> MigrationSource::freeze() {
   group_frozen_ = true;  // perhaps not entirely, should this fail
   mark("post-dump");
   GESTALT_TRY(unit_.group->freeze(deadline_in(kFreezeTimeout)));
+  GESTALT_TRY(refuse_strays());
   held_ = true;
   mark("frozen");
   return {};
+}
+
+// CRIU dumped the tree; what left it since the pre-flight would end with the source's copy.
+Result<void> MigrationSource::refuse_strays() {
+  GESTALT_ASSIGN(auto grouped, unit_.group->processes());
+  std::vector<Blocker> blockers;
+  for (pid_t pid : find_strays("/proc", tree_, grouped)) blockers.push_back(stray_blocker(pid));
+  return refuse_blockers(blockers);
 }
 
 Result<void> MigrationSource::send_state() {

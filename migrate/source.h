@@ -80,6 +80,7 @@ class MigrationSource {
   [[nodiscard]] Result<void> dump();
   [[nodiscard]] Result<void> finish_dump();
   [[nodiscard]] Result<void> freeze();
+  [[nodiscard]] Result<void> refuse_strays();
   [[nodiscard]] Result<void> send_state();
   [[nodiscard]] Result<void> send_sets(const std::map<std::uint32_t, PageSet>& present,
                                        const std::map<std::uint32_t, PageSet>& fresh);

@@ -161,6 +161,45 @@ test_what_cannot_move_says_why() {
   assert_eq "$(on leader xz -dc <"$scratch/xz.out")" hello
 }
 
+# Children are born and end all the time; none of them may stand in the way.
+test_a_shell_that_forks_all_the_time() {
+  local i
+  start forks leader bash -c 'echo "ready $$" >&2
+    until [ -e /tmp/stop-forking ]; do /bin/true & /bin/true; wait; done; echo "done"'
+  await_pid forks
+  for ((i = 0; i < 40; i++)); do
+    migrate "$pid" node1 --dry-run || fail "dry run $i: $(cat "$scratch/migration.err")"
+  done
+  move "$pid" node1
+  move "$pid" leader
+  on leader touch /tmp/stop-forking
+  await_status forks 0
+  assert_eq "$(cat "$scratch/forks.out")" "done"
+}
+
+# Whoever leaves the tree in the course of a migration is not lost: it stops the migration.
+test_orphans_of_the_moment() {
+  local to=node2 moved=0 status
+  start orphans node1 bash -c 'echo "ready $$" >&2
+    for i in {1..300}; do ((sleep 0.004; echo "$i" >>/var/tmp/orphans) &); sleep 0.01; done
+    sleep 0.3; sort -un /var/tmp/orphans | wc -l'
+  await_pid orphans
+  while ! ended orphans; do
+    status=0
+    migrate "$pid" "$to" || status=$?
+    case $status in
+      0) moved=$((moved + 1)) && [[ $to == node1 ]] && to=node2 || to=node1 ;;
+      3) break ;;      # it has ended
+      6) sleep 0.05 ;; # what the last attempt left is still being removed
+      5) assert_contains "$(cat "$scratch/migration.err")" "left the process tree" ;;
+      *) ended orphans || fail "status $status: $(cat "$scratch/migration.err")" ;;
+    esac
+  done
+  await_status orphans 0
+  assert_eq "$(cat "$scratch/orphans.out")" 300
+  ((moved > 0)) || fail "it never moved"
+}
+
 test_python_job_on_files() {
   start python leader python3 -c 'import hashlib, os, sys, time
 print("ready", os.getpid(), file=sys.stderr, flush=True)
