@@ -1,7 +1,6 @@
 #!/bin/bash
 # Ghosts: stock kill(1), pkill(1) and kill(2) of programs in a session on the leader reach
 # processes on other nodes, with the rights that the kernel gives.
-# timeout: 200
 # shellcheck disable=SC2154 # scratch, pid are of lib.sh and jobs.sh
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Who is in the cluster: states of a node that is killed, cut, paused, stopped, drained
 # and that comes back; a leader whose daemon restarts under running jobs.
-# timeout: 300
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

@@ -2,7 +2,6 @@
 # Migrations that fail at each of the numbered points of common/fault.h: the command says
 # so, and the victim goes on as if nothing had been, on one node only. One victim goes
 # through all of them and is moved properly after each.
-# timeout: 300
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # What a moved program reads and writes: its output arrives complete, in order and once,
 # its input too, whatever is under way at the freeze. Real programs on real data.
-# timeout: 300
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

@@ -2,7 +2,6 @@
 # What happens to a job that is stopped, killed or ends in the phases of a migration, and
 # to one whose pages follow when nodes, daemons, stand-ins or cables fail. It never runs
 # twice, never runs on with pages that are lost, and leaves nothing behind.
-# timeout: 400
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

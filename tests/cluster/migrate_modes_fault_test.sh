@@ -3,7 +3,6 @@
 # crash. Before the grant the victim goes on where it was; after it, where it went; and
 # where the only copy of something dies with a stand-in, the job ends as a whole: it never
 # runs on with what is left.
-# timeout: 400
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

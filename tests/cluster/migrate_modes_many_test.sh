@@ -2,7 +2,6 @@
 # Many migrations: several at once in mixed modes and both ways, one after the other
 # before all pages of the last have come, and two hundred in a row by random modes.
 # $GESTALT_TEST_SEED repeats a certain row.
-# timeout: 400
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

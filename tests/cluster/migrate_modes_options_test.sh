@@ -1,7 +1,6 @@
 #!/bin/bash
 # What `gestalt migrate` says about each mode, whether it is true, and what its options
 # do. Numbers of pages and bytes decide, not times.
-# timeout: 200
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

@@ -2,7 +2,6 @@
 # Every victim in every mode: there and back while it works. It checks itself from
 # inside; from outside we look at where it is, at its output and its exit status.
 # $GESTALT_TEST_MODES names single modes.
-# timeout: 450
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

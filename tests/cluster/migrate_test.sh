@@ -2,7 +2,6 @@
 # Every victim is moved while it works: leader → node1 → node2 → leader. It checks
 # itself from inside; from outside we look at where it is, at its pid, its output and its
 # exit status. tests/victims/victim.h says what they print.
-# timeout: 300
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

@@ -2,7 +2,6 @@
 # The destination dies, is cut off or freezes in the middle of a migration, in each phase
 # of it. The victim goes on at the source, there alone. A phase is held by a fault that
 # hangs.
-# timeout: 300
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # `gestalt run` behaves like the program itself: its streams, its exit status, its
 # signals, and all that it inherits from its caller. On another node and on the leader.
-# timeout: 200
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # `gestalt run` at a terminal: size, keys that send signals, job control under bash, raw
 # mode and its end; also when the program has moved. Python on the leader is the user.
-# timeout: 200
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

@@ -4,7 +4,6 @@
 #   leader 10.77.0.1 ──┐
 #   node1  10.77.0.2 ──┼── br0 (private network namespace)
 #   node2  10.77.0.3 ──┘
-# timeout: 120
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 

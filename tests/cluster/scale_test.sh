@@ -1,6 +1,5 @@
 #!/bin/bash
 # Sixteen nodes on one machine: all come online, each runs a job, one list shows all.
-# timeout: 200
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

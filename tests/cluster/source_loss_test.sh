@@ -3,7 +3,6 @@
 # granted is lost with the source, and the victim's command says so; what is, lives on at
 # the destination; the leader's daemon may come back. A phase is held by a fault that
 # hangs.
-# timeout: 200
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

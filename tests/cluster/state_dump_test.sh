@@ -2,7 +2,6 @@
 # Dumps without anonymous memory by the node's own CRIU, and the dirty tracker's case
 # that needs control groups. The cases are in migrate/state_dump_criu_test.cc and
 # migrate/injector_test.cc.
-# timeout: 180
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Who may speak to whom: tokens, certificates, configuration files, and bytes that make
 # no sense on every port and socket. The daemons keep serving, and say what they refused.
-# timeout: 240
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh

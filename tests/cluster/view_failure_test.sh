@@ -1,7 +1,6 @@
 #!/bin/bash
 # The single view when something is lost: a node, the program that serves the view, the
 # leader's daemon. An open session never hangs, and sees again what there is.
-# timeout: 250
 # shellcheck disable=SC2154 # scratch, pid are of lib.sh and jobs.sh
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/lib.sh"
