@@ -19,6 +19,14 @@ namespace {
 constexpr std::size_t kMessageBytes = 1U << 20;
 // A process can change its command line without running for a whole tick.
 constexpr std::uint64_t kFullReadRounds = 10;
+constexpr std::size_t kCmdline = 3;
+constexpr std::size_t kCgroup = 4;
+constexpr std::size_t kEnviron = 5;
+
+std::size_t limit_of(std::size_t index) {
+  return index == kCmdline || index == kEnviron ? TaskScanner::kMaxArgumentsBytes
+                                                : TaskScanner::kMaxTaskFileBytes;
+}
 
 std::uint64_t nanoseconds(clockid_t clock) {
   timespec now{};
@@ -104,6 +112,7 @@ Result<void> TaskScanner::begin_round(const std::string& proc, Hidden hidden, co
   if (std::exchange(full_, false)) {
     known_.clear();
     node_hashes_.clear();
+    environments_.clear();
     pending_.set_full(true);
     // At once: what is shown meanwhile is not of this node any more.
     flush(sink, false);
@@ -156,8 +165,24 @@ void TaskScanner::add_file(Known& known, std::size_t index, std::string content,
   if (std::exchange(known.hashes[index], hash) == hash) return;
   auto& file = *task.add_files();
   file.set_name(kTaskFiles[index]);
-  pending_bytes_ += content.size() + 64;
+  pending_bytes_ += 64;
+  if (content.size() > limit_of(index)) return file.set_too_large(true);
+  if (index == kEnviron) {
+    if (auto twin = twin_of(task.pid(), known); twin != 0) return file.set_same_as_pid(twin);
+    environments_[hash] = task.pid();
+  }
+  pending_bytes_ += content.size();
   file.set_content(std::move(content));
+}
+
+std::uint32_t TaskScanner::twin_of(std::uint32_t pid, const Known& known) const {
+  auto hash = known.hashes[kEnviron];
+  auto found = environments_.find(hash);
+  if (found == environments_.end() || found->second == pid) return 0;
+  auto twin = known_.find(found->second);
+  bool good = twin != known_.end() && twin->second.hashes[kEnviron] == hash &&
+              twin->second.owner.private_uid == known.owner.private_uid;
+  return good ? found->second : 0;
 }
 
 void TaskScanner::read_task(std::uint32_t pid, const Sink& sink) {
@@ -167,48 +192,57 @@ void TaskScanner::read_task(std::uint32_t pid, const Sink& sink) {
   auto [found, is_new] = known_.try_emplace(pid);
   Known& known = found->second;
   if (!is_new && known.start_ticks != start_ticks) known = Known{};  // another process
-  bool first = known.start_ticks == 0 && known.full_read_round == 0;
+  bool first = !known.read;
   known.start_ticks = start_ticks;
   bool changed = known.hashes[0] != std::hash<std::string>{}(buffer_);
-  if (!first && !changed && round_ - known.full_read_round < kFullReadRounds) {
+  // Each in its turn, that not all come in one round.
+  bool due = (round_ + pid) % kFullReadRounds == 0;
+  if (!first && !changed && !due) {
     if (!is_hidden(pid, known)) known.seen_round = round_;
     return;
   }
-  auto directory = open_at(directory_.get(), std::to_string(pid), O_RDONLY | O_DIRECTORY);
-  struct stat owner{};
-  if (!directory || ::fstat(directory->get(), &owner) != 0) return;
-  // The kernel's own answer to who may look closer.
-  struct stat private_owner{};
-  (void)::fstatat(directory->get(), "environ", &private_owner, AT_SYMLINK_NOFOLLOW);
-  wire::ViewTask task;
-  add_file(known, 0, buffer_, task);
-  for (std::size_t i = 1; i < std::size(kTaskFiles); ++i) {
-    auto limit = i == 3 ? kMaxCommandLineBytes : kMaxTaskFileBytes;
-    if (!read_small(directory->get(), kTaskFiles[i], limit, buffer_)) return;
-    if (i == 4) known.job_id = job_of(buffer_);
-    add_file(known, i, buffer_, task);
-  }
-  known.full_read_round = round_;
-  bool other_owner = known.uid != owner.st_uid || known.gid != owner.st_gid ||
-                     known.private_uid != private_owner.st_uid ||
-                     known.private_gid != private_owner.st_gid;
-  known.uid = owner.st_uid;
-  known.gid = owner.st_gid;
-  known.private_uid = private_owner.st_uid;
-  known.private_gid = private_owner.st_gid;
+  auto files = read_files(pid, std::move(buffer_));
+  if (!files) return;
+  bool other_owner = files->owner != known.owner;
+  known.owner = files->owner;
+  known.read = true;
+  known.job_id = job_of(files->contents[kCgroup]);
   if (is_hidden(pid, known)) {
     if (is_new) known_.erase(found);
     return;
   }
   known.seen_round = round_;
-  if (task.files().empty() && !other_owner) return;
+  wire::ViewTask task;
   task.set_pid(pid);
-  task.set_uid(known.uid);
-  task.set_gid(known.gid);
-  task.set_private_uid(known.private_uid);
-  task.set_private_gid(known.private_gid);
+  for (std::size_t i = 0; i < std::size(kTaskFiles); ++i)
+    add_file(known, i, std::move(files->contents[i]), task);
+  if (task.files().empty() && !other_owner) return;
+  task.set_uid(known.owner.uid);
+  task.set_gid(known.owner.gid);
+  task.set_private_uid(known.owner.private_uid);
+  task.set_private_gid(known.owner.private_gid);
   *pending_.add_tasks() = std::move(task);
   if (pending_bytes_ > kMessageBytes) flush(sink, false);
+}
+
+// Nothing if it has ended.
+std::optional<TaskScanner::Files> TaskScanner::read_files(std::uint32_t pid,
+                                                          std::string stat) const {
+  Files files;
+  files.contents[0] = std::move(stat);
+  auto directory = open_at(directory_.get(), std::to_string(pid), O_RDONLY | O_DIRECTORY);
+  struct stat owner{};
+  if (!directory || ::fstat(directory->get(), &owner) != 0) return std::nullopt;
+  // The kernel's own answer to who may look closer.
+  struct stat private_owner{};
+  (void)::fstatat(directory->get(), "environ", &private_owner, AT_SYMLINK_NOFOLLOW);
+  files.owner = {owner.st_uid, owner.st_gid, private_owner.st_uid, private_owner.st_gid};
+  for (std::size_t i = 1; i < std::size(kTaskFiles); ++i) {
+    bool read = read_small(directory->get(), kTaskFiles[i], limit_of(i) + 1, files.contents[i]);
+    if (!read && i != kEnviron) return std::nullopt;
+    if (!read) files.contents[i].clear();  // it is about to end
+  }
+  return files;
 }
 
 void TaskScanner::flush(const Sink& sink, bool last) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -21,12 +22,14 @@ namespace gestalt {
 class TaskScanner {
  public:
   // Files of a process that are pushed, relative to /proc/PID. The rest is fetched on demand.
-  static constexpr const char* kTaskFiles[] = {"stat", "status", "statm", "cmdline", "cgroup"};
+  static constexpr const char* kTaskFiles[] = {"stat",    "status", "statm",
+                                               "cmdline", "cgroup", "environ"};
   // Files of the node, relative to /proc.
   static constexpr const char* kNodeFiles[] = {
       "stat",      "meminfo", "cpuinfo",      "loadavg",     "uptime",         "vmstat",
       "diskstats", "net/dev", "pressure/cpu", "pressure/io", "pressure/memory"};
-  static constexpr std::size_t kMaxCommandLineBytes = 32U << 10;
+  // What is larger is not pushed.
+  static constexpr std::size_t kMaxArgumentsBytes = 32U << 10;
   static constexpr std::size_t kMaxTaskFileBytes = 16U << 10;
   static constexpr std::size_t kMaxNodeFileBytes = 1U << 20;
 
@@ -51,20 +54,31 @@ class TaskScanner {
   void forget();
 
  private:
-  struct Known {
-    std::uint64_t start_ticks = 0;
-    std::uint64_t job_id = 0;
-    std::uint64_t seen_round = 0;
-    std::uint64_t full_read_round = 0;  // when all files were last read
+  struct Owner {
     std::uint32_t uid = 0;
     std::uint32_t gid = 0;
     std::uint32_t private_uid = 0;
     std::uint32_t private_gid = 0;
+    bool operator==(const Owner&) const = default;
+  };
+  struct Files {
+    std::string contents[std::size(kTaskFiles)];
+    Owner owner;
+  };
+  struct Known {
+    std::uint64_t start_ticks = 0;
+    std::uint64_t job_id = 0;
+    std::uint64_t seen_round = 0;
+    bool read = false;  // all files of this very process
+    Owner owner;
     std::size_t hashes[std::size(kTaskFiles)] = {};
   };
   void read_task(std::uint32_t pid, const Sink& sink);
+  [[nodiscard]] std::optional<Files> read_files(std::uint32_t pid, std::string stat) const;
   [[nodiscard]] bool is_hidden(std::uint32_t pid, const Known& known) const;
   void add_file(Known& known, std::size_t index, std::string content, wire::ViewTask& task);
+  // A process of the same owner that was told to have this environment; 0 for none.
+  [[nodiscard]] std::uint32_t twin_of(std::uint32_t pid, const Known& known) const;
   void flush(const Sink& sink, bool last);
 
   Fd directory_;
@@ -75,6 +89,8 @@ class TaskScanner {
   std::size_t next_ = 0;
   std::unordered_map<std::uint32_t, Known> known_;
   std::map<std::string, std::size_t> node_hashes_;
+  // By the hash of its environment: the last process that was told with it.
+  std::unordered_map<std::size_t, std::uint32_t> environments_;
   std::string buffer_;
   bool full_ = true;
   std::size_t pending_bytes_ = 0;

@@ -75,9 +75,9 @@ TEST_F(TaskScannerTest, FirstRoundTellsAllTheNextOnesWhatChanged) {
   auto first = round();
   EXPECT_TRUE(first.front().full());
   EXPECT_EQ(tasks(first).size(), 4U);
-  EXPECT_THAT(
-      tasks(first),
-      Contains(Pair(10, UnorderedElementsAre("stat", "status", "statm", "cmdline", "cgroup"))));
+  EXPECT_THAT(tasks(first),
+              Contains(Pair(10, UnorderedElementsAre("stat", "status", "statm", "cmdline", "cgroup",
+                                                     "environ"))));
   ASSERT_EQ(first.back().files_size(), 1);
   EXPECT_EQ(first.back().files(0).content(), "MemTotal: 1 kB\n");
 
@@ -99,7 +99,7 @@ TEST_F(TaskScannerTest, AnotherProcessUnderTheSamePidIsToldWhole) {
   process(10);
   (void)round();
   process(10, "other", 200);
-  EXPECT_EQ(tasks(round())[10].size(), 5U);
+  EXPECT_EQ(tasks(round())[10].size(), 6U);
 }
 
 TEST_F(TaskScannerTest, AChangedCommandLineIsFoundWithinTenRounds) {
@@ -116,17 +116,73 @@ TEST_F(TaskScannerTest, WhatIsElsewhereIsNotShownAndComesBack) {
   process(20, "x", 100, 1, "0::/\n");
   process(21, "stand-in", 100, 1, "0::/\n");
   TaskScanner::Hidden hidden{.jobs = {7}, .pids = {21}};
-  EXPECT_THAT(tasks(round(hidden)), ElementsAre(Pair(20, testing::SizeIs(5))));
+  EXPECT_THAT(tasks(round(hidden)), ElementsAre(Pair(20, testing::SizeIs(6))));
   EXPECT_TRUE(tasks(round(hidden)).empty());
   EXPECT_EQ(tasks(round()).size(), 2U);  // both are here again, and told whole
   EXPECT_THAT(gone(round(hidden)), UnorderedElementsAre(10, 21));
   EXPECT_TRUE(gone(round(hidden)).empty());
 }
 
+const wire::TaskFile* file_of(const std::vector<wire::ViewDelta>& deltas, std::uint32_t pid,
+                              const std::string& name) {
+  for (const auto& delta : deltas)
+    for (const auto& task : delta.tasks())
+      for (const auto& file : task.files())
+        if (task.pid() == pid && file.name() == name) return &file;
+  return nullptr;
+}
+
+TEST_F(TaskScannerTest, AnEnvironmentIsToldOnce) {
+  for (int pid : {10, 20, 30}) {
+    process(pid);
+    write(std::to_string(pid) + "/environ", pid == 30 ? "B=2" : "A=1");
+  }
+  auto first = round();
+  EXPECT_EQ(file_of(first, 30, "environ")->content(), "B=2");
+  bool ten_is_first = file_of(first, 20, "environ")->same_as_pid() == 10;
+  const auto* whole = file_of(first, ten_is_first ? 10 : 20, "environ");
+  const auto* twin = file_of(first, ten_is_first ? 20 : 10, "environ");
+  EXPECT_EQ(whole->content(), "A=1");
+  EXPECT_EQ(whole->same_as_pid(), 0U);
+  EXPECT_EQ(twin->same_as_pid(), ten_is_first ? 10U : 20U);
+  EXPECT_TRUE(twin->content().empty());
+  // With the one who was told to have it gone, it is told again.
+  for (int pid : {10, 20}) std::filesystem::remove_all(root_ / std::to_string(pid));
+  process(40);
+  write("40/environ", "A=1");
+  (void)round();  // both have been told to be gone
+  std::filesystem::remove_all(root_ / "40");
+  (void)round();
+  process(50);
+  write("50/environ", "A=1");
+  EXPECT_EQ(file_of(round(), 50, "environ")->content(), "A=1");
+}
+
+TEST_F(TaskScannerTest, WhatIsHiddenIsNobodysTwin) {
+  process(10);
+  write("10/environ", "A=1");
+  (void)round({.jobs = {7}, .pids = {}, .below_pid = 0});
+  process(20, "x", 100, 1, "0::/\n");
+  write("20/environ", "A=1");
+  auto next = round({.jobs = {7}, .pids = {}, .below_pid = 0});
+  EXPECT_EQ(file_of(next, 20, "environ")->content(), "A=1");
+}
+
+TEST_F(TaskScannerTest, LongArgumentsAreLeftToBeFetched) {
+  process(10);
+  write("10/cmdline", std::string(TaskScanner::kMaxArgumentsBytes + 1, 'x'));
+  process(20);
+  write("20/cmdline", std::string(TaskScanner::kMaxArgumentsBytes, 'x'));
+  auto first = round();
+  EXPECT_TRUE(file_of(first, 10, "cmdline")->too_large());
+  EXPECT_TRUE(file_of(first, 10, "cmdline")->content().empty());
+  EXPECT_EQ(file_of(first, 20, "cmdline")->content().size(), TaskScanner::kMaxArgumentsBytes);
+}
+
 TEST_F(TaskScannerTest, LargeRoundsComeInSeveralMessages) {
   for (int pid = 1000; pid < 1400; ++pid) {
     process(pid);
-    write(std::to_string(pid) + "/cmdline", std::string(100'000, 'x'));
+    write(std::to_string(pid) + "/cmdline", std::string(30'000, 'x'));
   }
   auto first = round({}, 100);
   EXPECT_GT(first.size(), 5U);

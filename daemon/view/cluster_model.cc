@@ -10,8 +10,8 @@
 namespace gestalt {
 namespace {
 
-constexpr std::array<std::string_view, kTaskFiles> kNames = {"stat", "status", "statm", "cmdline",
-                                                             "cgroup"};
+constexpr std::array<std::string_view, kTaskFiles> kNames = {"stat",    "status", "statm",
+                                                             "cmdline", "cgroup", "environ"};
 constexpr std::uint32_t kPidLimit = 1U << 22;
 // Beyond what a round of an honest node can bring.
 constexpr std::size_t kMaxTasksOfNode = 1U << 20;
@@ -22,6 +22,13 @@ std::optional<std::size_t> file_index(std::string_view name) {
   auto found = std::ranges::find(kNames, name);
   if (found == kNames.end()) return std::nullopt;
   return static_cast<std::size_t>(found - kNames.begin());
+}
+
+wire::TaskFile too_large(const std::string& name) {
+  wire::TaskFile file;
+  file.set_name(name);
+  file.set_too_large(true);
+  return file;
 }
 
 // As /proc/stat counts them: that is what every tool of the node itself shows.
@@ -109,12 +116,42 @@ void ClusterModel::update(ViewedNode& node, const std::string& name, wire::ViewT
   known.gid = task.gid();
   known.private_uid = task.private_uid();
   known.private_gid = task.private_gid();
-  for (auto& file : *task.mutable_files()) {
-    auto index = file_index(file.name());
-    if (!index || known.contents[*index] == file.content()) continue;
-    known.contents[*index] = std::move(*file.mutable_content());
-    if (!is_new) changes.files.push_back({known.serial, static_cast<TaskFile>(*index)});
+  for (auto& file : *task.mutable_files())
+    update_file(known, std::move(file), is_new ? nullptr : &changes);
+}
+
+void ClusterModel::update_file(ViewedTask& known, wire::TaskFile file, Changes* changes) const {
+  auto index = file_index(file.name());
+  if (!index) return;
+  auto kind = static_cast<TaskFile>(*index);
+  auto bit = static_cast<std::uint8_t>(1U << *index);
+  bool was_told = known.is_told(kind);
+  bool is_other = true;
+  if (file.too_large()) {
+    known.too_large |= bit;
+  } else if (kind == TaskFile::kEnviron) {
+    auto environment = environment_of(known, file);
+    if (!environment) return update_file(known, too_large(file.name()), changes);
+    is_other = !known.environment || *known.environment != *environment;
+    if (is_other) known.environment = std::move(environment);
+  } else {
+    auto& content = known.contents[*index];
+    is_other = content != file.content();
+    if (is_other) content = std::move(*file.mutable_content());
   }
+  if (!file.too_large()) known.too_large = static_cast<std::uint8_t>(known.too_large & ~bit);
+  if (changes != nullptr && (is_other || !was_told)) changes->files.push_back({known.serial, kind});
+}
+
+// Nothing if it is said to be another's who has none.
+std::shared_ptr<const std::string> ClusterModel::environment_of(const ViewedTask& task,
+                                                                wire::TaskFile& file) const {
+  if (file.same_as_pid() == 0)
+    return std::make_shared<std::string>(std::move(*file.mutable_content()));
+  const ViewedTask* twin = find(file.same_as_pid());
+  bool good = twin != nullptr && twin->node == task.node && twin->private_uid == task.private_uid &&
+              twin->is_told(TaskFile::kEnviron);
+  return good ? twin->environment : nullptr;
 }
 
 void ClusterModel::remove_task(std::uint32_t pid, const std::string& node, Changes& changes) {
@@ -224,6 +261,7 @@ TaskPlace ClusterModel::place_of(const ViewedTask& task) const {
 }
 
 std::string ClusterModel::content(const ViewedTask& task, TaskFile file, bool traced) const {
+  if (file == TaskFile::kEnviron) return task.environment ? *task.environment : std::string();
   const std::string& raw = task.contents[static_cast<std::size_t>(file)];
   switch (file) {
     case TaskFile::kStat: {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -16,8 +17,8 @@
 
 namespace gestalt {
 
-enum class TaskFile : std::uint8_t { kStat, kStatus, kStatm, kCmdline, kCgroup };
-inline constexpr std::size_t kTaskFiles = 5;
+enum class TaskFile : std::uint8_t { kStat, kStatus, kStatm, kCmdline, kCgroup, kEnviron };
+inline constexpr std::size_t kTaskFiles = 6;
 
 struct ViewedTask {
   std::uint64_t serial = 0;  // another for each process that ever had this pid
@@ -28,7 +29,14 @@ struct ViewedTask {
   std::uint32_t private_uid = 0;
   std::uint32_t private_gid = 0;
   std::string node;
-  std::string contents[kTaskFiles];  // as the node has them
+  // As the node has them. An environment is often that of many processes; none: empty.
+  std::string contents[kTaskFiles - 1];
+  std::shared_ptr<const std::string> environment;
+  std::uint8_t too_large = 0;  // a bit for each file that was not told: it is to be fetched
+
+  [[nodiscard]] bool is_told(TaskFile file) const {
+    return ((too_large >> static_cast<unsigned>(file)) & 1U) == 0;
+  }
 };
 
 struct ViewedNode {
@@ -77,8 +85,8 @@ class ClusterModel {
   // All but the leader, in the order of their CPUs.
   [[nodiscard]] std::vector<std::pair<std::string, const ViewedNode*>> nodes() const;
 
-  // In the leader's terms. `traced`: for one who might trace the process, which the kernel
-  // tells more.
+  // Of a file that is told, in the leader's terms. `traced`: for one who might trace the process,
+  // which the kernel tells more.
   [[nodiscard]] std::string content(const ViewedTask& task, TaskFile file, bool traced) const;
   // Of a file that was fetched: "stat", "task/7/status", anything.
   [[nodiscard]] std::string localize(const ViewedTask& task, std::string_view path,
@@ -86,6 +94,9 @@ class ClusterModel {
 
  private:
   void number_cpus(Changes& changes);
+  void update_file(ViewedTask& known, wire::TaskFile file, Changes* changes) const;
+  [[nodiscard]] std::shared_ptr<const std::string> environment_of(const ViewedTask& task,
+                                                                  wire::TaskFile& file) const;
   void update(ViewedNode& node, const std::string& name, wire::ViewTask task, Changes& changes);
   void remove_task(std::uint32_t pid, const std::string& node, Changes& changes);
   void finish_full_round(ViewedNode& node, const std::string& name, Changes& changes);

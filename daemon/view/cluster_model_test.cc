@@ -61,6 +61,69 @@ class ClusterModelTest : public testing::Test {
   ClusterModel model_;
 };
 
+wire::TaskFile& add_environment(wire::ViewDelta& delta, int task, const std::string& text) {
+  auto& file = *delta.mutable_tasks(task)->add_files();
+  file.set_name("environ");
+  file.set_content(text);
+  return file;
+}
+
+TEST_F(ClusterModelTest, AnEnvironmentIsThatOfAnother) {
+  auto delta = round("node1", {20000, 20001, 20002}, true);
+  add_environment(delta, 0, "A=1");
+  add_environment(delta, 1, "").set_same_as_pid(20000);
+  add_environment(delta, 2, "").set_same_as_pid(30000);  // who is that?
+  (void)apply(std::move(delta));
+  const auto* first = model_.find(20000);
+  const auto* second = model_.find(20001);
+  EXPECT_EQ(model_.content(*second, TaskFile::kEnviron, true), "A=1");
+  EXPECT_EQ(first->environment, second->environment);
+  EXPECT_FALSE(model_.find(20002)->is_told(TaskFile::kEnviron));
+  // It has another now, of its own.
+  wire::ViewDelta next;
+  next.set_node("node1");
+  next.add_tasks()->set_pid(20000);
+  add_environment(next, 0, "A=2");
+  EXPECT_EQ(apply(std::move(next)).files.size(), 1U);
+  EXPECT_EQ(model_.content(*model_.find(20000), TaskFile::kEnviron, true), "A=2");
+  EXPECT_EQ(model_.content(*model_.find(20001), TaskFile::kEnviron, true), "A=1");
+}
+
+TEST_F(ClusterModelTest, AnEnvironmentIsNotThatOfAnotherUserOrNode) {
+  auto delta = round("node1", {20000, 20001}, true);
+  delta.mutable_tasks(0)->set_private_uid(7);
+  add_environment(delta, 0, "SECRET=1");
+  add_environment(delta, 1, "").set_same_as_pid(20000);
+  (void)apply(std::move(delta));
+  EXPECT_FALSE(model_.find(20001)->is_told(TaskFile::kEnviron));
+  auto other = round("node2", {40000}, true);
+  other.mutable_tasks(0)->set_private_uid(7);
+  add_environment(other, 0, "").set_same_as_pid(20000);
+  (void)apply(std::move(other));
+  EXPECT_FALSE(model_.find(40000)->is_told(TaskFile::kEnviron));
+}
+
+TEST_F(ClusterModelTest, WhatIsTooLargeIsNotTold) {
+  (void)apply(round("node1", {20000}, true));
+  auto update = [&](bool large) {
+    wire::ViewDelta delta;
+    delta.set_node("node1");
+    auto& task = *delta.add_tasks();
+    task.set_pid(20000);
+    auto& file = *task.add_files();
+    file.set_name("cmdline");
+    file.set_too_large(large);
+    if (!large) file.set_content("short");
+    return apply(std::move(delta)).files.size();
+  };
+  EXPECT_EQ(update(false), 1U);
+  EXPECT_EQ(update(true), 1U);
+  EXPECT_FALSE(model_.find(20000)->is_told(TaskFile::kCmdline));
+  EXPECT_EQ(update(false), 1U) << "though it is what it was before";
+  EXPECT_TRUE(model_.find(20000)->is_told(TaskFile::kCmdline));
+  EXPECT_EQ(update(false), 0U);
+}
+
 TEST_F(ClusterModelTest, TasksComeChangeAndGo) {
   auto first = apply(round("a", {10, 20}, true));
   EXPECT_THAT(first.appeared, ElementsAre(10, 20));

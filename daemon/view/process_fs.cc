@@ -123,7 +123,7 @@ bool ProcessFs::is_fetched(const Node& node) const {
   if (node.kind == Node::Kind::kDynamic) return true;
   if (node.kind != Node::Kind::kEntry) return false;
   const auto& entry = process_entries()[node.index];
-  return !entry.pushed && !entry.made_here;
+  return entry.pushed ? !node.task->is_told(*entry.pushed) : !entry.made_here;
 }
 
 std::optional<std::string> ProcessFs::content(const Node& node) const {
@@ -131,6 +131,7 @@ std::optional<std::string> ProcessFs::content(const Node& node) const {
   if (node.kind != Node::Kind::kEntry) return std::nullopt;
   const auto& entry = process_entries()[node.index];
   bool traced = options_.viewer == 0 || options_.viewer == node.task->private_uid;
+  if (entry.pushed && !node.task->is_told(*entry.pushed)) return std::nullopt;
   if (entry.pushed) return model_.content(*node.task, *entry.pushed, traced);
   if (entry.name == "wchan") return "0";  // as for those who may not trace
   if (entry.name == "comm")
