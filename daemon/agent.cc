@@ -331,7 +331,7 @@ void Agent::fetch(std::uint64_t request_id, wire::ViewFetch request) {
 }
 
 wire::Heartbeat Agent::heartbeat() {
-  wire::Heartbeat load = measure_load(cpus_, init_.proc());
+  wire::Heartbeat load = measure_load(cpus_, init_.proc(), task_counter_);
   load.set_jobs(jobs_.running());
   write_load_file(load);
   return load;

@@ -51,6 +51,7 @@ class Agent {
   asio::thread_pool readers_{1};  // of files that may take long
   std::uint32_t pid_first_ = 0;
   std::uint32_t pid_last_ = 0;
+  TaskCounter task_counter_;
   bool load_file_failed_ = false;
 };
 

@@ -10,7 +10,6 @@
 #include "common/cgroup.h"
 #include "common/fd.h"
 #include "common/proc.h"
-#include "daemon/tasks.h"
 
 namespace gestalt {
 namespace {
@@ -68,7 +67,7 @@ Result<Memory> parse_meminfo(const std::string& text) {
   return memory;
 }
 
-wire::Heartbeat measure_load(double cpus, const std::string& cluster_proc) {
+wire::Heartbeat measure_load(double cpus, const std::string& cluster_proc, TaskCounter& tasks) {
   wire::Heartbeat load;
   load.set_cpus(cpus);
   load.set_load_average_1(load_average());
@@ -79,7 +78,7 @@ wire::Heartbeat measure_load(double cpus, const std::string& cluster_proc) {
     }
   }
   if (cluster_proc.empty()) return load;
-  if (auto counts = count_tasks(cluster_proc)) {
+  if (auto counts = tasks.count(cluster_proc)) {
     load.set_tasks(counts->processes);
     load.set_load(counts->active);
   }

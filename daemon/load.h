@@ -5,6 +5,7 @@
 
 #include "common/proto/control.pb.h"
 #include "common/result.h"
+#include "daemon/tasks.h"
 
 namespace gestalt {
 
@@ -21,7 +22,8 @@ struct Memory {
 [[nodiscard]] Result<Memory> parse_meminfo(const std::string& text);
 
 // Reads all of it. `cluster_proc` is empty while there is no cluster init.
-[[nodiscard]] wire::Heartbeat measure_load(double cpus, const std::string& cluster_proc);
+[[nodiscard]] wire::Heartbeat measure_load(double cpus, const std::string& cluster_proc,
+                                           TaskCounter& tasks);
 
 // key=value lines, for scripts and a new leader.
 [[nodiscard]] std::string load_file_text(const std::string& node, const wire::Heartbeat& load);

@@ -54,8 +54,10 @@ Result<std::vector<std::uint32_t>> pids_in(int directory) {
   return pids;
 }
 
-// False if the file cannot be read: the process has ended.
-bool read_small(int directory, const char* path, std::size_t limit_bytes, std::string& into) {
+// False if the file cannot be read: the process has ended. `at_once`: it is one record, which
+// a read gives whole.
+bool read_small(int directory, const char* path, std::size_t limit_bytes, std::string& into,
+                bool at_once = false) {
   Fd fd(::openat(directory, path, O_RDONLY | O_CLOEXEC));
   if (!fd) return false;
   into.resize(std::min<std::size_t>(limit_bytes, 4096));
@@ -65,7 +67,7 @@ bool read_small(int directory, const char* path, std::size_t limit_bytes, std::s
     if (count < 0) return false;
     if (count == 0) break;
     size += static_cast<std::size_t>(count);
-    if (size == limit_bytes) break;
+    if (size == limit_bytes || (at_once && size < into.size())) break;
     if (size == into.size()) into.resize(std::min(limit_bytes, size * 4));
   }
   into.resize(size);
@@ -187,7 +189,7 @@ std::uint32_t TaskScanner::twin_of(std::uint32_t pid, const Known& known) const 
 
 void TaskScanner::read_task(std::uint32_t pid, const Sink& sink) {
   std::string stat_path = std::format("{}/stat", pid);
-  if (!read_small(directory_.get(), stat_path.c_str(), kMaxTaskFileBytes, buffer_)) return;
+  if (!read_small(directory_.get(), stat_path.c_str(), kMaxTaskFileBytes, buffer_, true)) return;
   auto start_ticks = start_ticks_of(buffer_);
   auto [found, is_new] = known_.try_emplace(pid);
   Known& known = found->second;
@@ -238,7 +240,8 @@ std::optional<TaskScanner::Files> TaskScanner::read_files(std::uint32_t pid,
   (void)::fstatat(directory->get(), "environ", &private_owner, AT_SYMLINK_NOFOLLOW);
   files.owner = {owner.st_uid, owner.st_gid, private_owner.st_uid, private_owner.st_gid};
   for (std::size_t i = 1; i < std::size(kTaskFiles); ++i) {
-    bool read = read_small(directory->get(), kTaskFiles[i], limit_of(i) + 1, files.contents[i]);
+    bool read = read_small(directory->get(), kTaskFiles[i], limit_of(i) + 1, files.contents[i],
+                           i < kCmdline);
     if (!read && i != kEnviron) return std::nullopt;
     if (!read) files.contents[i].clear();  // it is about to end
   }

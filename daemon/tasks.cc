@@ -4,8 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <sstream>
+#include <unordered_set>
 
 #include "common/cgroup.h"
+#include "common/fd.h"
 #include "common/proc.h"
 
 namespace gestalt {
@@ -29,21 +32,45 @@ bool is_outside(const TaskView& view, std::uint32_t pid, std::uint64_t job_id) {
   return !moved_here;
 }
 
-// A task of gestalt-ghosts that only holds the pid of a process on another node.
-bool is_ghost(const std::string& proc, const ProcessStat& stat) {
-  if (stat.comm != "ghost") return false;
-  auto parent = read_stat(proc, stat.parent_pid);
-  auto owner = read_ids(proc, stat.parent_pid);
-  return parent && owner && parent->comm == "gestalt-ghosts" && owner->real_uid == 0;
+bool is_keeper(const std::string& proc, pid_t pid) {
+  auto stat = read_stat(proc, pid);
+  if (!stat || stat->comm != "gestalt-ghosts") return false;
+  auto owner = read_ids(proc, pid);
+  return owner && owner->real_uid == 0;
 }
 
-}  // namespace
+// A task of gestalt-ghosts that only holds the pid of a process on another node.
+bool is_ghost(const std::string& proc, const ProcessStat& stat) {
+  return stat.comm == "ghost" && is_keeper(proc, stat.parent_pid);
+}
 
-Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid) {
-  auto process = static_cast<pid_t>(pid);
-  GESTALT_ASSIGN(auto stat, read_stat(view.proc, process));
-  if (is_ghost(view.proc, stat))
-    return fail(ErrorCode::kGone, std::format("process {} runs on another node", pid));
+std::vector<pid_t> children_of(const std::string& proc, pid_t pid) {
+  std::vector<pid_t> children;
+  auto text = read_file(std::format("{}/{}/task/{}/children", proc, pid, pid), 64U << 20);
+  if (!text) return children;
+  std::istringstream numbers(*text);
+  for (pid_t child = 0; numbers >> child;) children.push_back(child);
+  return children;
+}
+
+// All of them at once: there may be many more of them than there are processes here. Their
+// keeper is a child of the cluster's init.
+std::unordered_set<pid_t> ghosts_in(const std::string& proc) {
+  for (pid_t child : children_of(proc, 1)) {
+    if (!is_keeper(proc, child)) continue;
+    auto ghosts = children_of(proc, child);
+    return {ghosts.begin(), ghosts.end()};
+  }
+  return {};
+}
+
+Error is_elsewhere(std::uint32_t pid) {
+  return {ErrorCode::kGone, std::format("process {} runs on another node", pid), {}};
+}
+
+Result<wire::Task> describe(const TaskView& view, const ProcessStat& stat) {
+  auto process = stat.pid;
+  auto pid = static_cast<std::uint32_t>(process);
   GESTALT_ASSIGN(auto ids, read_ids(view.proc, process));
   static const auto ticks = static_cast<double>(::sysconf(_SC_CLK_TCK));
   static const auto page_bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
@@ -61,28 +88,41 @@ Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid) {
   task.set_command(command_line(view.proc, process));
   if (auto path = cgroup_path(view.proc, process)) task.set_job_id(job_of_cgroup(*path));
   if (view.hidden_pids.contains(pid) || view.departed_jobs.contains(task.job_id()))
-    return fail(ErrorCode::kGone, std::format("process {} runs on another node", pid));
+    return std::unexpected(is_elsewhere(pid));
   auto root = view.roots.find(task.job_id());
   task.set_is_root(root != view.roots.end() && root->second == pid);
   task.set_outside_slice(is_outside(view, pid, task.job_id()));
   return task;
 }
 
+}  // namespace
+
+Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid) {
+  GESTALT_ASSIGN(auto stat, read_stat(view.proc, static_cast<pid_t>(pid)));
+  if (is_ghost(view.proc, stat)) return std::unexpected(is_elsewhere(pid));
+  return describe(view, stat);
+}
+
 Result<std::vector<wire::Task>> list_tasks(const TaskView& view) {
   GESTALT_ASSIGN(auto pids, list_pids(view.proc));
   std::sort(pids.begin(), pids.end());
   std::vector<wire::Task> tasks;
-  tasks.reserve(pids.size());
-  for (pid_t pid : pids)
-    if (auto task = read_task(view, static_cast<std::uint32_t>(pid)))
-      tasks.push_back(std::move(*task));
+  auto ghosts = ghosts_in(view.proc);
+  for (pid_t pid : pids) {
+    if (ghosts.contains(pid)) continue;
+    auto stat = read_stat(view.proc, pid);
+    if (!stat || is_ghost(view.proc, *stat)) continue;  // it has just been made
+    if (auto task = describe(view, *stat)) tasks.push_back(std::move(*task));
+  }
   return tasks;
 }
 
 Result<TaskCounts> count_tasks(const std::string& proc) {
   GESTALT_ASSIGN(auto pids, list_pids(proc));
   TaskCounts counts;
+  auto ghosts = ghosts_in(proc);
   for (pid_t pid : pids) {
+    if (ghosts.contains(pid)) continue;
     auto stat = read_stat(proc, pid);
     if (!stat || is_ghost(proc, *stat)) continue;
     ++counts.processes;
@@ -97,6 +137,19 @@ Result<TaskCounts> count_tasks(const std::string& proc) {
       if (auto thread = read_stat(threads, id)) counts.active += is_active(thread->state) ? 1 : 0;
   }
   return counts;
+}
+
+Clock::duration TaskCounter::interval_for(Clock::duration cost) {
+  return std::min(cost * 50, kOldest);
+}
+
+Result<TaskCounts> TaskCounter::count(const std::string& proc) {
+  auto began = Clock::now();
+  if (proc == proc_ && began < due_) return last_;
+  GESTALT_ASSIGN(last_, count_tasks(proc));
+  proc_ = proc;
+  due_ = began + interval_for(Clock::now() - began);
+  return last_;
 }
 
 }  // namespace gestalt

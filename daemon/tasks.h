@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/clock.h"
 #include "common/proto/control.pb.h"
 #include "common/result.h"
 
@@ -34,5 +35,20 @@ struct TaskCounts {
   std::uint32_t active = 0;  // threads that run, want to, or wait for a device
 };
 [[nodiscard]] Result<TaskCounts> count_tasks(const std::string& proc);
+
+// Counts again and again, but spends no more than a fiftieth of the time with it, up to this
+// age of what it says.
+class TaskCounter {
+ public:
+  static constexpr Clock::duration kOldest = std::chrono::seconds(5);
+  [[nodiscard]] static Clock::duration interval_for(Clock::duration cost);
+
+  [[nodiscard]] Result<TaskCounts> count(const std::string& proc);
+
+ private:
+  std::string proc_;
+  TaskCounts last_;
+  Clock::time_point due_{};
+};
 
 }  // namespace gestalt

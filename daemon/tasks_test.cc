@@ -24,10 +24,29 @@ class FakeProc : public testing::Test {
   }
   void TearDown() override { fs::remove_all(proc_); }
 
-  static std::string stat_line(int pid, char state, int parent, int threads) {
+  static std::string stat_line(int pid, char state, int parent, int threads,
+                               const std::string& name = "a (b) c") {
     return std::format(
-        "{} (a (b) c) {} {} 1 1 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 {} 0 100 4096000 25 0\n", pid,
+        "{} ({}) {} {} 1 1 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 {} 0 100 4096000 25 0\n", pid, name,
         state, parent, threads);
+  }
+  // The cluster's init, its child 1000, and that one's, which are in its list but for the last.
+  void add_keeper(const std::string& name, uid_t uid, const std::vector<int>& children) {
+    add(1, 'S', 0, "/");
+    add(1000, 'S', 1, "/");
+    std::ofstream(proc_ / "1000/stat") << stat_line(1000, 'S', 1, 1, name);
+    std::ofstream(proc_ / "1000/status")
+        << std::format("Name:\tx\nUid:\t{0}\t{0}\t{0}\t{0}\n", uid);
+    fs::create_directories(proc_ / "1/task/1");
+    std::ofstream(proc_ / "1/task/1/children") << "1000 ";
+    fs::create_directories(proc_ / "1000/task/1000");
+    std::ofstream list(proc_ / "1000/task/1000/children");
+    for (int child : children) {
+      add(child, 'S', 1000, "/");
+      std::ofstream(proc_ / std::to_string(child) / "stat")
+          << stat_line(child, 'S', 1000, 1, "ghost");
+      if (child != children.back()) list << child << " ";
+    }
   }
   void add(int pid, char state, int parent, const std::string& cgroup, int threads = 1) {
     auto directory = proc_ / std::to_string(pid);
@@ -112,6 +131,33 @@ TEST_F(FakeProc, CountsThreadsThatRun) {
   EXPECT_EQ(counts->active, 4U);
 }
 
+TEST_F(FakeProc, GhostsAreNotThere) {
+  add_keeper("gestalt-ghosts", 0, {1500, 1501, 1502});
+  EXPECT_EQ(count_tasks(proc_.string())->processes, 2U);
+  EXPECT_EQ(list_tasks(view())->size(), 2U);
+  EXPECT_EQ(read_task(view(), 1500).error().code, ErrorCode::kGone);
+}
+
+TEST_F(FakeProc, NobodyElseMakesGhosts) {
+  add_keeper("gestalt-ghosts", 1000, {1500, 1501, 1502});
+  EXPECT_EQ(count_tasks(proc_.string())->processes, 5U);
+  EXPECT_EQ(list_tasks(view())->size(), 5U);
+  EXPECT_TRUE(read_task(view(), 1500));
+}
+
+TEST_F(FakeProc, CountingTakesAFiftiethOfTheTime) {
+  using std::chrono::milliseconds;
+  EXPECT_EQ(TaskCounter::interval_for(milliseconds(1)), milliseconds(50));
+  EXPECT_EQ(TaskCounter::interval_for(milliseconds(800)), TaskCounter::kOldest);
+  TaskCounter counter;
+  EXPECT_FALSE(counter.count((proc_ / "nowhere").string()));
+  add(1001, 'R', 1, "/");
+  EXPECT_EQ(counter.count(proc_.string())->processes, 1U);
+  // Another cluster init: another procfs.
+  fs::create_directory(proc_ / "1002");
+  EXPECT_EQ(counter.count((proc_ / "1002").string())->processes, 0U);
+}
+
 TEST(Load, ParsesCpuMax) {
   EXPECT_DOUBLE_EQ(parse_cpu_max("40000 100000\n"), 0.4);
   EXPECT_DOUBLE_EQ(parse_cpu_max("max 100000\n"), 0);
@@ -128,7 +174,8 @@ TEST(Load, ParsesMeminfo) {
 }
 
 TEST(Load, MeasuresThisMachine) {
-  auto load = measure_load(usable_cpus(), "/proc");
+  TaskCounter counter;
+  auto load = measure_load(usable_cpus(), "/proc", counter);
   EXPECT_GT(load.cpus(), 0);
   EXPECT_GT(load.memory_total_bytes(), 0U);
   EXPECT_GT(load.tasks(), 0U);

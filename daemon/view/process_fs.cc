@@ -126,6 +126,17 @@ bool ProcessFs::is_fetched(const Node& node) const {
   return entry.pushed ? !node.task->is_told(*entry.pushed) : !entry.made_here;
 }
 
+// The size of a file is asked for, then mostly its content: that is made once.
+const std::string* ProcessFs::text(std::uint64_t inode, const Node& node) const {
+  if (last_inode_ != inode) {
+    auto made = content(node);
+    if (!made) return nullptr;
+    last_text_ = std::move(*made);
+    last_inode_ = inode;
+  }
+  return &last_text_;
+}
+
 std::optional<std::string> ProcessFs::content(const Node& node) const {
   if (node.kind == Node::Kind::kLabel) return node.task->node + "\n";
   if (node.kind != Node::Kind::kEntry) return std::nullopt;
@@ -152,7 +163,7 @@ struct stat ProcessFs::attributes(std::uint64_t inode, const Node& node) const {
     out.st_uid = is_private ? node.task->private_uid : node.task->uid;
     out.st_gid = is_private ? node.task->private_gid : node.task->gid;
   }
-  if (auto text = content(node)) out.st_size = static_cast<off_t>(text->size());
+  if (const auto* made = text(inode, node)) out.st_size = static_cast<off_t>(made->size());
   if (!is_fetched(node)) return out;
   if (auto found = fetched_.find(inode); found != fetched_.end()) {
     out.st_size = static_cast<off_t>(found->second.content.size());
@@ -343,6 +354,7 @@ void ProcessFs::set_ready() {
 // ------------------------------------------------------------------- changes
 
 void ProcessFs::changed(const ClusterModel::Changes& changes) {
+  last_inode_ = 0;
   if (!invalidator_) return;
   for (const auto& [serial, file] : changes.files) {
     std::uint64_t base = kRemote | (serial << 8);

@@ -83,6 +83,7 @@ class ProcessFs {
   [[nodiscard]] Node node_of(std::uint64_t inode) const;
   [[nodiscard]] struct stat attributes(std::uint64_t inode, const Node& node) const;
   [[nodiscard]] std::optional<std::string> content(const Node& node) const;
+  [[nodiscard]] const std::string* text(std::uint64_t inode, const Node& node) const;
   [[nodiscard]] bool is_fetched(const Node& node) const;
   [[nodiscard]] bool visible(const ViewedTask& task, const fuse_ctx& caller) const;
   [[nodiscard]] bool is_local(std::string_view pid, const fuse_ctx& caller) const;
@@ -126,6 +127,8 @@ class ProcessFs {
   std::uint64_t next_dynamic_ = 1;
   std::unordered_map<std::uint64_t, Fetched> fetched_;
   std::uint64_t next_version_ = 1;
+  mutable std::uint64_t last_inode_ = 0;  // that last_text_ is of; 0: of none
+  mutable std::string last_text_;
   bool ready_ = false;
   std::vector<fuse_req_t> held_;  // for the root's attributes
   mutable std::unordered_set<std::uint32_t> local_seen_;

@@ -158,7 +158,7 @@ void ProcessFs::read(fuse_req_t request, fuse_ino_t inode, std::size_t size, off
   };
   Node node = node_of(inode);
   if (node.kind == Node::Kind::kNone) return (void)fuse_reply_err(request, ESRCH);
-  if (auto text = content(node)) return reply(*text);
+  if (const auto* made = text(inode, node)) return reply(*made);
   if (!is_fetched(node)) return (void)fuse_reply_err(request, EINVAL);
   auto reader = fuse_req_ctx(request)->uid;
   fetch_content(inode, node, reader, [request, reply](const Result<const Fetched*>& fetched) {
