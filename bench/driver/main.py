@@ -9,6 +9,7 @@ import time
 
 import criu
 import measures
+import nodes
 import report
 from nodes import Failed, NotMeasured
 from series import Sizes
@@ -110,6 +111,7 @@ def run_groups(arguments):
 def main():
     arguments = parse_arguments()
     results = {"quick": arguments.quick, "runs": arguments.runs, "machine": report.machine()}
+    nodes.await_agents(("leader", nodes.SOURCE, nodes.DESTINATION))
     criu.prepare()
     every = run_groups(arguments)
     results["measures"] = [result_of(measure, every) for measure in arguments.wanted]

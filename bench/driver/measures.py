@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable
 
 import series
+import view
 from series import by_criu, half_zero, moved, moved_large
 
 # Name, how a run is made. Groups: runs of one group's series alternate.
@@ -29,6 +30,7 @@ GROUPS = {
     },
     "tracking": {"tracking": series.tracking},
     "ghosts": {"ghosts-1000": series.ghosts(1000), "ghosts-10000": series.ghosts(10000)},
+    "view": {"view": view.view},
     "wire": {"half-zero-eager": half_zero("eager"), "half-zero-hybrid": half_zero("hybrid")},
 }
 
@@ -172,6 +174,31 @@ def ghost_memory(runs):
     )
 
 
+def highest(name):
+    return lambda runs: of_runs(pick(runs, name))
+
+
+def of_native(name):
+    """Of one figure in the session and its like on native /proc."""
+    return lambda runs: ratio(
+        pick(runs, f"{name}_seconds"),
+        pick(runs, f"native_{name.removeprefix('first_')}_seconds"),
+        **{f"view_{name}_seconds": median(runs, f"{name}_seconds")},
+        **{f"native_{name}_seconds": median(runs, f"native_{name.removeprefix('first_')}_seconds")},
+    )
+
+
+def top_cost(runs):
+    """top and our daemons together, against top."""
+    return ratio(
+        [run["top_cpu_seconds"] + run["daemons_cpu_seconds"] for run in runs],
+        pick(runs, "native_top_cpu_seconds"),
+        top_seconds=median(runs, "top_cpu_seconds"),
+        daemons_seconds=median(runs, "daemons_cpu_seconds"),
+        native_top_seconds=median(runs, "native_top_cpu_seconds"),
+    )
+
+
 def wire(*modes):
     figures = [
         of_runs(
@@ -280,6 +307,15 @@ def measures(sizes):
             wire,
         ),
     ]
+    for key, text, target, compute, unit in (
+        ("ps", "ps, 1,000 local + 9,000 remote ÷ 10,000 native", "<= 1.2", of_native("ps"), "ratio"),
+        ("first-ps", "ps in a new view ÷ the same", "<= 4", of_native("first_ps"), "ratio"),
+        ("top", "CPU time of top and our daemons ÷ top's natively", "<= 1.5", top_cost, "ratio"),
+        ("local-stat", "reading a local /proc/PID/stat ÷ natively", "<= 1.3", of_native("stat"), "ratio"),
+        ("age", "age of what is shown, 500 changes/s, at most, s", "<= 2", highest("age_max_seconds"), "s"),
+        ("leader", "leader's CPU for it, of a core", "<= 0.1", highest("leader_share_of_a_cpu"), "share"),
+    ):
+        table.append(Measure(f"view.{key}", text, target, ("view",), compute, unit))
     for count in (1000, 10000):
         text, needs = f"memory of a ghost, {count} of them, KiB", (f"ghosts-{count}",)
         table.append(Measure(f"ghosts.{count}", text, "<= 32", needs, ghost_memory, "KiB"))

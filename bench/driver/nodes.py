@@ -32,6 +32,19 @@ def run(node, argv, timeout=60):
         raise Failed(f"{node}: {argv[0]}: {error}") from error
 
 
+def await_agents(names, seconds=20):
+    """They are started along with the driver."""
+
+    def answers(node):
+        try:
+            return run(node, ["true"])["status"] == 0
+        except Failed:
+            return False
+
+    for node in names:
+        wait_until(lambda: answers(node), f"the agent of {node} answers", seconds, 0.05)
+
+
 def check(node, argv, timeout=60):
     """Its output; Failed with its last message if it did not exit 0."""
     result = run(node, argv, timeout)
