@@ -65,11 +65,12 @@ Agent::Agent(asio::io_context& context, const Config& config, std::string criu_v
              .on_welcome = [this](const wire::AgentWelcome& welcome) { on_welcome(welcome); },
              .on_message = [this](wire::Message message) { on_leader_message(std::move(message)); },
              .heartbeat = [this] { return heartbeat(); }}),
-      view_(context,
-            {.proc = [this] { return init_.proc(); },
-             .hidden = [this] { return jobs_.not_shown(); },
-             .to_leader = [this](const wire::Message& message) { return link_.send(message); },
-             .queued_bytes = [this] { return link_.queued_bytes(); }}) {}
+      view_(context, {.proc = [this] { return init_.proc(); },
+                      .hidden = [this] { return jobs_.not_shown(); },
+                      .ask_leader =
+                          [this](wire::Message message, Clock::duration timeout) {
+                            return link_.request(std::move(message), timeout);
+                          }}) {}
 
 Result<void> Agent::start() {
   if (auto mount = cgroup2_mount(); !mount)

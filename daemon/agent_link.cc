@@ -70,6 +70,13 @@ bool LeaderLink::send(const wire::Message& message) {
   return connection_ && connection_->send(message).has_value();
 }
 
+Awaitable<Result<wire::Message>> LeaderLink::request(wire::Message message,
+                                                     Clock::duration timeout) {
+  auto connection = connection_;
+  if (!connection) co_return fail(ErrorCode::kUnavailable, "there is no leader now");
+  co_return co_await connection->request(std::move(message), timeout);
+}
+
 void LeaderLink::reply(std::uint64_t request_id, Result<wire::Message> message) {
   if (connection_) connection_->reply(request_id, std::move(message));
 }

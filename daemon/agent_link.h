@@ -24,9 +24,9 @@ class LeaderLink {
   // False if there is no leader now.
   bool send(const wire::Message& message);
   void reply(std::uint64_t request_id, Result<wire::Message> message);
-  [[nodiscard]] std::size_t queued_bytes() const {
-    return connection_ ? connection_->queued_bytes() : 0;
-  }
+  // kUnavailable if there is no leader.
+  [[nodiscard]] Awaitable<Result<wire::Message>> request(wire::Message message,
+                                                         Clock::duration timeout);
   // Our address on the way to the leader; empty before the first connection.
   [[nodiscard]] const std::string& own_address() const { return own_address_; }
 

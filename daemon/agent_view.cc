@@ -9,9 +9,9 @@ constexpr double kShortestSeconds = 0.1;
 constexpr double kLongestSeconds = 60;
 // Between two looks at what else the daemon has to do: about a millisecond.
 constexpr std::size_t kTasksAtOnce = 64;
-// Beyond this the leader is too slow for more; heartbeats wait behind it, too.
-constexpr std::size_t kMostQueuedBytes = 2U << 20;
-constexpr auto kQueuePoll = std::chrono::milliseconds(20);
+// A leader that has not passed on what it was told by then gets more all the same: one view
+// that hangs must not hold up the others for ever.
+constexpr auto kToldTimeout = std::chrono::seconds(5);
 
 }  // namespace
 
@@ -37,28 +37,35 @@ Awaitable<> AgentView::run(AgentView* self, std::uint64_t subscription) {
   }
 }
 
-Awaitable<bool> AgentView::round(std::uint64_t subscription) {
-  bool connected = true;
-  auto sink = [&](wire::ViewDelta delta) {
+// One message is on the way at a time: a slow leader, or a slow view, is told less often.
+Awaitable<bool> AgentView::tell(std::vector<wire::ViewDelta> deltas, std::uint64_t subscription) {
+  for (auto& delta : deltas) {
     wire::Message message;
     *message.mutable_view_delta() = std::move(delta);
-    connected = connected && hooks_.to_leader(message);
-  };
+    auto told = co_await hooks_.ask_leader(std::move(message), kToldTimeout);
+    bool gone = !told && told.error().code != ErrorCode::kTimeout;
+    // The leader asks again when it is back.
+    if (gone || subscription != subscription_) co_return false;
+  }
+  co_return true;
+}
+
+Awaitable<bool> AgentView::round(std::uint64_t subscription) {
+  std::vector<wire::ViewDelta> deltas;
+  auto sink = [&](wire::ViewDelta delta) { deltas.push_back(std::move(delta)); };
   if (subscription != subscription_) co_return false;
   auto proc = hooks_.proc();
   if (proc.empty()) co_return true;
   if (auto begun = scanner_.begin_round(proc, hooks_.hidden(), sink); !begun) co_return true;
-  while (scanner_.step(kTasksAtOnce, sink)) {
+  bool more = true;
+  while (more) {
+    more = scanner_.step(kTasksAtOnce, sink);
     co_await asio::post(context_, asio::use_awaitable);
-    while (connected && hooks_.queued_bytes() > kMostQueuedBytes) {
-      co_await sleep_for(kQueuePoll);
-      if (subscription != subscription_) co_return false;
-    }
+    if (!co_await tell(std::exchange(deltas, {}), subscription)) co_return false;
     if (subscription != subscription_) co_return false;
-    if (!connected) co_return false;  // the leader asks again when it is back
   }
   scanner_.end_round(sink);
-  co_return connected;
+  co_return co_await tell(std::exchange(deltas, {}), subscription);
 }
 
 }  // namespace gestalt

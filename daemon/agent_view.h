@@ -14,8 +14,8 @@ class AgentView {
   struct Hooks {
     std::function<std::string()> proc;  // of the cluster pid namespace; empty: none now
     std::function<TaskScanner::Hidden()> hidden;
-    std::function<bool(const wire::Message&)> to_leader;  // false: there is none
-    std::function<std::size_t()> queued_bytes;            // on the way there
+    std::function<Awaitable<Result<wire::Message>>(wire::Message, Clock::duration timeout)>
+        ask_leader;
   };
   AgentView(asio::io_context& context, Hooks hooks);
 
@@ -26,6 +26,8 @@ class AgentView {
   static Awaitable<> run(AgentView* self, std::uint64_t subscription);
   // False: the leader is gone, or has subscribed anew.
   [[nodiscard]] Awaitable<bool> round(std::uint64_t subscription);
+  [[nodiscard]] Awaitable<bool> tell(std::vector<wire::ViewDelta> deltas,
+                                     std::uint64_t subscription);
 
   asio::io_context& context_;
   Hooks hooks_;

@@ -100,9 +100,9 @@ Result<void> Connection::send(const wire::Message& message) {
                log::field("error", frame.error().text()));
     return std::unexpected(frame.error());
   }
-  if (queued_.size() + writing_bytes_ + frame->size() > kMaxQueuedBytes) {
+  if (queued_.size() + writing_bytes_ + frame->size() > max_queued_bytes_) {
     Error reason{ErrorCode::kNoSpace,
-                 std::format("the peer reads too slowly: {} bytes wait for it", kMaxQueuedBytes),
+                 std::format("the peer reads too slowly: {} bytes wait for it", max_queued_bytes_),
                  {}};
     log::error("connection given up", log::field("peer", name_),
                log::field("reason", reason.message));

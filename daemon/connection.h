@@ -6,7 +6,7 @@
 
 namespace gestalt {
 
-// What a slow peer may leave unread before it is given up.
+// What a slow peer may leave unread before it is given up, if nothing else is set.
 inline constexpr std::size_t kMaxQueuedBytes = 16U << 20;
 inline constexpr std::size_t kMaxOpenRequests = 4096;
 
@@ -44,6 +44,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void set_idle_timeout(Clock::duration timeout);
   void set_limit_bytes(std::uint32_t limit_bytes) { decoder_.set_limit_bytes(limit_bytes); }
 
+  void set_max_queued_bytes(std::size_t bytes) { max_queued_bytes_ = bytes; }
+
   [[nodiscard]] bool open() const { return !closed_; }
   // Not read by the peer's kernel yet. Who sends much should wait while this is much.
   [[nodiscard]] std::size_t queued_bytes() const { return queued_.size() + writing_bytes_; }
@@ -80,6 +82,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   OnClosed on_closed_;
   std::string queued_;  // not yet given to the write loop
   std::size_t writing_bytes_ = 0;
+  std::size_t max_queued_bytes_ = kMaxQueuedBytes;
   bool write_loop_runs_ = false;
   bool closed_ = false;
   std::optional<Error> finish_reason_;

@@ -109,6 +109,7 @@ class Leader {
                                                  bool& same_boot);
   void on_agent_message(const std::string& node, ConnectionId id, wire::Message message);
   void on_heartbeat(const std::string& node, ConnectionId id, const wire::Heartbeat& heartbeat);
+  void on_view_delta(const std::string& node, wire::Message message);
   void act(const Transitions& transitions);
   void un_merge(const std::string& node);
   void remember_leaving(const std::string& node, bool cleanly);

@@ -5,7 +5,9 @@
 namespace gestalt {
 namespace {
 
-constexpr auto kUpdateTimeout = std::chrono::seconds(5);
+// For a thousand ghosts, on a machine that is busy with many other things.
+constexpr auto kUpdateTimeout = std::chrono::seconds(30);
+constexpr std::size_t kAtOnce = 1000;
 constexpr auto kKillTimeout = std::chrono::seconds(6);
 // Of those that were taken, in one round.
 constexpr std::size_t kRetriesAtOnce = 256;
@@ -39,10 +41,8 @@ wire::ViewDelta reduced(const wire::ViewDelta& delta) {
 void LeaderGhosts::attach(std::shared_ptr<Connection> keeper) {
   keeper_ = std::move(keeper);
   failed_.clear();
-  wire::GhostUpdate update;
-  update.set_full(true);
-  for (const auto& [pid, task] : model_.tasks()) add(pid, update);
-  post(std::move(update));
+  all_ = true;
+  touch(0);
 }
 
 void LeaderGhosts::detach(const std::shared_ptr<Connection>& keeper) {
@@ -53,55 +53,74 @@ bool LeaderGhosts::released(const ViewedTask& task) const {
   return released_pids_.contains(task.pid) || released_jobs_.contains(job_of(task));
 }
 
-void LeaderGhosts::add(std::uint32_t pid, wire::GhostUpdate& update) const {
-  const ViewedTask* task = model_.find(pid);
-  if (task == nullptr || released(*task)) return;
+void LeaderGhosts::add(const ViewedTask& task, wire::GhostUpdate& update) const {
   auto& ghost = *update.add_add();
-  ghost.set_pid(pid);
-  ghost.set_uid(task->uid);
-  ghost.set_gid(task->gid);
+  ghost.set_pid(task.pid);
+  ghost.set_uid(task.uid);
+  ghost.set_gid(task.gid);
 }
 
 void LeaderGhosts::on_delta(const wire::ViewDelta& delta) {
   apply(model_.apply(reduced(delta), Clock::now()));
-  if (!delta.last() || failed_.empty()) return;
-  wire::GhostUpdate again;
-  for (auto it = failed_.begin();
-       it != failed_.end() && static_cast<std::size_t>(again.add_size()) < kRetriesAtOnce;
-       it = failed_.erase(it))
-    add(*it, again);
-  if (again.add_size() > 0) post(std::move(again));
+  if (!delta.last()) return;
+  for (std::size_t i = 0; i < kRetriesAtOnce && !failed_.empty(); ++i)
+    touch(failed_.extract(failed_.begin()).value());
 }
 
 void LeaderGhosts::node_gone(const std::string& node) { apply(model_.remove_node(node)); }
 
 void LeaderGhosts::apply(const ClusterModel::Changes& changes) {
-  wire::GhostUpdate update;
   for (auto pid : changes.gone) {
     failed_.erase(pid);
-    if (model_.find(pid) == nullptr) update.add_remove(pid);
+    touch(pid);
   }
-  for (auto pid : changes.appeared) add(pid, update);
+  for (auto pid : changes.appeared) touch(pid);
   for (auto serial : changes.owners)
-    if (const ViewedTask* task = model_.by_serial(serial)) add(task->pid, update);
-  if (update.add_size() > 0 || update.remove_size() > 0) post(std::move(update));
+    if (const ViewedTask* task = model_.by_serial(serial)) touch(task->pid);
 }
 
 void LeaderGhosts::clear() {
   model_ = ClusterModel();
   failed_.clear();
-  wire::GhostUpdate none;
-  none.set_full(true);
-  post(std::move(none));
+  all_ = true;
+  touch(0);
 }
 
-void LeaderGhosts::post(wire::GhostUpdate update) {
-  if (keeper_)
-    asio::co_spawn(context_, LeaderGhosts::update(this, std::move(update)), asio::detached);
+void LeaderGhosts::touch(std::uint32_t pid) {
+  if (pid != 0) changed_.insert(pid);
+  if (std::exchange(works_, true)) return;
+  // Soon, with what else the same message has changed.
+  asio::co_spawn(context_, work(this), asio::detached);
 }
 
-Awaitable<> LeaderGhosts::update(LeaderGhosts* self, wire::GhostUpdate update) {
-  co_await self->send(std::move(update));
+// What the keeper should have of those that have changed, as it is now.
+wire::GhostUpdate LeaderGhosts::take_update() {
+  wire::GhostUpdate update;
+  if (std::exchange(all_, false)) {
+    changed_.clear();
+    update.set_full(true);
+    for (const auto& [pid, task] : model_.tasks())
+      if (!released(task)) add(task, update);
+    return update;
+  }
+  for (std::size_t i = 0; i < kAtOnce && !changed_.empty(); ++i) {
+    auto pid = changed_.extract(changed_.begin()).value();
+    const ViewedTask* task = model_.find(pid);
+    if (task != nullptr && !released(*task))
+      add(*task, update);
+    else
+      update.add_remove(pid);
+  }
+  return update;
+}
+
+Awaitable<> LeaderGhosts::work(LeaderGhosts* self) {
+  co_await asio::post(self->context_, asio::use_awaitable);
+  while (self->keeper_ && (self->all_ || !self->changed_.empty()))
+    co_await self->send(self->take_update());
+  self->works_ = false;
+  // The next keeper is told everything.
+  if (!self->keeper_) self->changed_.clear();
 }
 
 Awaitable<> LeaderGhosts::send(wire::GhostUpdate update) {
@@ -112,6 +131,7 @@ Awaitable<> LeaderGhosts::send(wire::GhostUpdate update) {
   auto report = co_await keeper->request(std::move(message), kUpdateTimeout);
   if (!report) {
     log::warning("ghosts not updated", log::field("error", report.error().text()));
+    all_ = true;  // we do not know what it has done
     co_return;
   }
   for (const auto& failure : report->ghost_report().failures()) {
@@ -156,10 +176,8 @@ void LeaderGhosts::let_back(std::uint64_t job_id, std::uint32_t stand_in_pid) {
     released_jobs_.erase(found);
   if (auto found = released_pids_.find(stand_in_pid); found != released_pids_.end())
     released_pids_.erase(found);
-  wire::GhostUpdate update;
   for (const auto& [pid, task] : model_.tasks())
-    if (pid == stand_in_pid || job_of(task) == job_id) add(pid, update);
-  if (update.add_size() > 0) post(std::move(update));
+    if (pid == stand_in_pid || job_of(task) == job_id) touch(pid);
 }
 
 }  // namespace gestalt

@@ -32,19 +32,24 @@ class LeaderGhosts {
   void let_back(std::uint64_t job_id, std::uint32_t stand_in_pid);
 
  private:
-  static Awaitable<> update(LeaderGhosts* self, wire::GhostUpdate update);
+  // Brings the keeper up to date, by one message at a time.
+  static Awaitable<> work(LeaderGhosts* self);
   [[nodiscard]] Awaitable<> send(wire::GhostUpdate update);
+  [[nodiscard]] wire::GhostUpdate take_update();
   static Awaitable<> forward(LeaderGhosts* self, std::string node, wire::Message message);
   void apply(const ClusterModel::Changes& changes);
-  void add(std::uint32_t pid, wire::GhostUpdate& update) const;
-  void post(wire::GhostUpdate update);
+  void add(const ViewedTask& task, wire::GhostUpdate& update) const;
+  void touch(std::uint32_t pid);
   [[nodiscard]] bool released(const ViewedTask& task) const;
 
   asio::io_context& context_;
   Ask ask_;
   ClusterModel model_;  // of files only each process's control group
   std::shared_ptr<Connection> keeper_;
-  std::set<std::uint32_t> failed_;  // taken here when they were wanted: tried again
+  bool works_ = false;
+  bool all_ = false;                 // the keeper is to be told everything
+  std::set<std::uint32_t> changed_;  // pids whose ghost may not be what it should be
+  std::set<std::uint32_t> failed_;   // taken here when they were wanted: tried again
   std::multiset<std::uint64_t> released_jobs_;
   std::multiset<std::uint32_t> released_pids_;
 };

@@ -278,11 +278,20 @@ void Leader::on_agent_message(const std::string& node, ConnectionId id, wire::Me
     case wire::Message::kMigrationProgress:
       return forward_progress(message);
     case wire::Message::kViewDelta:
-      return view_.on_delta(node, std::move(*message.mutable_view_delta()));
+      return on_view_delta(node, std::move(message));
     default:
       log::warning("message not understood", log::field("peer", node),
                    log::field("body", static_cast<int>(message.body_case())));
   }
+}
+
+void Leader::on_view_delta(const std::string& node, wire::Message message) {
+  auto agent = agents_.find(node);
+  if (agent == agents_.end()) return;
+  std::weak_ptr<Connection> from = agent->second.connection;
+  view_.on_delta(node, std::move(*message.mutable_view_delta()), [from, id = message.request_id()] {
+    if (auto connection = from.lock()) connection->reply(id, empty_message());
+  });
 }
 
 void Leader::act(const Transitions& transitions) {

@@ -10,6 +10,11 @@ namespace {
 constexpr double kIntervalSeconds = 1;
 constexpr auto kFetchTimeout = std::chrono::seconds(2);
 constexpr auto kHelloTimeout = std::chrono::seconds(5);
+// A view that has more before it is waited for; the nodes' messages are not acknowledged
+// meanwhile. Each node has one that is not: a thousand of them stay below the limit.
+constexpr std::size_t kKeepsUpBytes = 4U << 20;
+constexpr std::size_t kMaxViewBytes = 256U << 20;
+constexpr auto kKeepsUpPoll = std::chrono::milliseconds(10);
 
 }  // namespace
 
@@ -57,6 +62,7 @@ void LeaderView::on_message(const std::shared_ptr<Connection>& connection, wire:
     connection->set_idle_timeout(Clock::duration::zero());
     connection->set_name(std::format("view of uid {}", message.view_hello().uid()));
     if (std::ranges::find(views_, connection) != views_.end()) return;
+    connection->set_max_queued_bytes(kMaxViewBytes);
     views_.push_back(connection);
     log::info("view connected", log::field("uid", message.view_hello().uid()));
     send_nodes(*connection);
@@ -120,13 +126,28 @@ void LeaderView::node_gone(const std::string& node) {
   nodes_changed();
 }
 
-void LeaderView::on_delta(const std::string& node, wire::ViewDelta delta) {
-  if (views_.empty()) return;
-  delta.set_node(node);
-  ghosts_.on_delta(delta);
-  wire::Message message;
-  *message.mutable_view_delta() = std::move(delta);
-  broadcast(message);
+void LeaderView::on_delta(const std::string& node, wire::ViewDelta delta,
+                          std::function<void()> on_told) {
+  if (!views_.empty()) {
+    delta.set_node(node);
+    ghosts_.on_delta(delta);
+    wire::Message message;
+    *message.mutable_view_delta() = std::move(delta);
+    broadcast(message);
+  }
+  if (views_keep_up()) return on_told();
+  asio::co_spawn(context_, tell_later(this, std::move(on_told)), asio::detached);
+}
+
+// The node does not wait for ever, whatever happens here.
+Awaitable<> LeaderView::tell_later(LeaderView* self, std::function<void()> on_told) {
+  while (!self->views_keep_up()) co_await sleep_for(kKeepsUpPoll);
+  on_told();
+}
+
+bool LeaderView::views_keep_up() const {
+  return std::ranges::all_of(views_,
+                             [](const auto& view) { return view->queued_bytes() < kKeepsUpBytes; });
 }
 
 void LeaderView::broadcast(const wire::Message& message) {

@@ -29,7 +29,8 @@ class LeaderView {
   void node_connected(const std::string& node);
   void nodes_changed();
   void node_gone(const std::string& node);
-  void on_delta(const std::string& node, wire::ViewDelta delta);
+  // `on_told`: all views that keep up have it, or nearly.
+  void on_delta(const std::string& node, wire::ViewDelta delta, std::function<void()> on_told);
 
   [[nodiscard]] LeaderGhosts& ghosts() { return ghosts_; }
 
@@ -38,6 +39,8 @@ class LeaderView {
   void on_message(const std::shared_ptr<Connection>& connection, wire::Message message);
   static Awaitable<> fetch(LeaderView* self, std::shared_ptr<Connection> view,
                            std::uint64_t request_id, wire::ViewFetch request);
+  static Awaitable<> tell_later(LeaderView* self, std::function<void()> on_told);
+  [[nodiscard]] bool views_keep_up() const;
   void subscribe(const std::string& node);
   void send_nodes(Connection& view) const;
   void broadcast(const wire::Message& message);

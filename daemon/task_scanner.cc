@@ -15,8 +15,8 @@
 namespace gestalt {
 namespace {
 
-// Well below the frame limit.
-constexpr std::size_t kMessageBytes = 1U << 20;
+// So much of each node can be on its way to the views at once.
+constexpr std::size_t kMessageBytes = 128U << 10;
 // A process can change its command line without running for a whole tick.
 constexpr std::uint64_t kFullReadRounds = 10;
 constexpr std::size_t kCmdline = 3;
