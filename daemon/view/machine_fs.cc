@@ -175,11 +175,24 @@ void MachineFs::readlink(fuse_req_t request, fuse_ino_t inode) {
 void MachineFs::open(fuse_req_t request, fuse_ino_t inode, fuse_file_info* file) {
   const SysEntry* entry = entry_of(inode);
   if (entry == nullptr) return (void)fuse_reply_err(request, ENOENT);
-  auto text = std::make_unique<std::string>(content(paths_[inode - 1]));
+  auto text = std::make_unique<std::optional<std::string>>();
   file->fh = reinterpret_cast<std::uint64_t>(text.get());
   file->direct_io = 1;
   file->noflush = 1;
   if (fuse_reply_open(request, file) == 0) (void)text.release();
+}
+
+// As in procfs: who begins anew, as top does each time without opening it again, gets it as it
+// is now; who reads on gets the rest of what he has begun with.
+void MachineFs::read(fuse_req_t request, fuse_ino_t inode, std::size_t size, off_t offset,
+                     std::uint64_t opened) {
+  auto& text = *reinterpret_cast<std::optional<std::string>*>(opened);
+  if (offset == 0 || !text) {
+    if (entry_of(inode) == nullptr) return (void)fuse_reply_err(request, ENOENT);
+    text = content(paths_[inode - 1]);
+  }
+  auto start = std::min(static_cast<std::size_t>(offset), text->size());
+  fuse_reply_buf(request, text->data() + start, std::min(size, text->size() - start));
 }
 
 void MachineFs::readdir(fuse_req_t request, fuse_ino_t inode, std::size_t size, off_t offset) {
@@ -217,14 +230,12 @@ const fuse_lowlevel_ops& MachineFs::operations() {
     out.open = [](fuse_req_t request, fuse_ino_t inode, fuse_file_info* file) {
       call<&MachineFs::open>(request, inode, file);
     };
-    out.read = [](fuse_req_t request, fuse_ino_t, std::size_t size, off_t offset,
+    out.read = [](fuse_req_t request, fuse_ino_t inode, std::size_t size, off_t offset,
                   fuse_file_info* file) {
-      const auto& text = *reinterpret_cast<const std::string*>(file->fh);
-      auto start = std::min(static_cast<std::size_t>(offset), text.size());
-      fuse_reply_buf(request, text.data() + start, std::min(size, text.size() - start));
+      call<&MachineFs::read>(request, inode, size, offset, file->fh);
     };
     out.release = [](fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
-      delete reinterpret_cast<std::string*>(file->fh);
+      delete reinterpret_cast<std::optional<std::string>*>(file->fh);
       fuse_reply_err(request, 0);
     };
     out.readdir = [](fuse_req_t request, fuse_ino_t inode, std::size_t size, off_t offset,

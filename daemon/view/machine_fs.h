@@ -47,6 +47,8 @@ class MachineFs {
   void getattr(fuse_req_t request, fuse_ino_t inode);
   void readlink(fuse_req_t request, fuse_ino_t inode);
   void open(fuse_req_t request, fuse_ino_t inode, fuse_file_info* file);
+  void read(fuse_req_t request, fuse_ino_t inode, std::size_t size, off_t offset,
+            std::uint64_t opened);
   void readdir(fuse_req_t request, fuse_ino_t inode, std::size_t size, off_t offset);
 
   template <auto Method, class... Arguments>

@@ -100,6 +100,7 @@ void ViewSupervisor::start_worker(std::pair<Fd, Fd> devices) {
   spawn_options.descriptors = {{STDERR_FILENO, STDERR_FILENO},
                                {devices.first.get(), kProcessDevice},
                                {devices.second.get(), kMachineDevice}};
+  (void)::stat(options_.program.c_str(), &program_);
   auto worker = spawn(spawn_options);
   devices.first.reset();
   devices.second.reset();
@@ -132,7 +133,8 @@ void ViewSupervisor::let_in() {
 }
 
 void ViewSupervisor::failed() {
-  failures_ = Clock::now() - started_ > kGoodRun ? 0 : failures_ + 1;
+  bool good = std::exchange(replacing_, false) || Clock::now() - started_ > kGoodRun;
+  failures_ = good ? 0 : failures_ + 1;
   uncover();
 }
 
@@ -176,6 +178,13 @@ void ViewSupervisor::heartbeat() {
     return;
   }
   if (state_ != State::kUp || mounts_->busy()) return;
+  if (worker_ != 0 && !replacing_ && program_replaced()) {
+    log::info("the view's program was replaced: the new one is started",
+              log::field("uid", options_.viewer));
+    replacing_ = true;
+    (void)::kill(worker_, SIGKILL);
+    return;
+  }
   asked_ = Clock::now();
   probing_ = true;
   mounts_->probe([this](const Result<void>& alive) {
@@ -186,6 +195,15 @@ void ViewSupervisor::heartbeat() {
     }
     if (worker_ == 0) failed();
   });
+}
+
+// By an upgrade: sessions stay for days, and are to get what it mends.
+bool ViewSupervisor::program_replaced() const {
+  struct stat now{};
+  if (::stat(options_.program.c_str(), &now) != 0) return false;  // amid an upgrade
+  return now.st_dev != program_.st_dev || now.st_ino != program_.st_ino ||
+         now.st_mtim.tv_sec != program_.st_mtim.tv_sec ||
+         now.st_mtim.tv_nsec != program_.st_mtim.tv_nsec;
 }
 
 // The end of the program ends its connections, and with them all that waits.

@@ -3,6 +3,8 @@
 // stay: they share a mount namespace, not the program. Never looks into the view itself.
 #pragma once
 
+#include <sys/stat.h>
+
 #include <sys/types.h>
 
 #include <list>
@@ -44,6 +46,7 @@ class ViewSupervisor {
   void on_signals();
   void heartbeat();
   void hung();
+  [[nodiscard]] bool program_replaced() const;
   void accept_session();
   void serve_session(int socket);
   void stop_when_unused();
@@ -57,6 +60,8 @@ class ViewSupervisor {
   std::unique_ptr<SessionMounts> mounts_;
   State state_ = State::kDown;
   pid_t worker_ = 0;
+  struct stat program_{};  // of which the worker was made
+  bool replacing_ = false;
   int failures_ = 0;  // in a row
   Clock::time_point started_;
   Clock::time_point asked_;  // the heartbeat that is not answered yet

@@ -86,6 +86,21 @@ worker_gets() {
 test_the_views_program_is_killed() { worker_gets KILL; }
 test_the_views_program_is_stopped() { worker_gets STOP; }
 
+test_the_views_program_is_upgraded() {
+  local before program=/usr/lib/gestalt/gestalt-view
+  watch_two_jobs
+  before=$(worker_pid)
+  on leader sh -c "cp $program $program.new && mv $program.new $program"
+  wait_until 20 another_worker "$before"
+  wait_until 20 session_sees "$lost"
+  wait_until 10 session_sees "$staying"
+  assert_eq "$(on leader stat -Lc %i "/proc/$(worker_pid)/exe")" "$(on leader stat -c %i $program)" "the new program"
+  expect_same_as_native node2 node3
+  before=$(worker_pid)
+  sleep 3 # it is not replaced again
+  assert_eq "$(worker_pid)" "$before" "the worker"
+}
+
 test_the_views_program_is_killed_again_and_again() {
   local before i
   watch_two_jobs

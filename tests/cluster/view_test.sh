@@ -199,6 +199,24 @@ test_machine_tools() {
   tool 'top -b -n1' '^%Cpu'
 }
 
+# These open a file once, and read it again and again.
+test_tools_that_go_on() {
+  start burner node2 sh -c 'echo "ready $$" >&2; while :; do :; done'
+  await_pid burner
+  wait_until 10 shown_on "$pid" node2
+  local idle
+  idle=$(view 'timeout 10 top -b -n2 -d1' | awk '/^%Cpu/ { last = $0 } END { print last }')
+  [[ $idle == *" id,"* && $idle != *"100.0 id"* ]] || fail "top sees no work: $idle"
+  view 'timeout 10 vmstat 1 3' >"$scratch/out"
+  awk 'END { exit !($13 + $14 > 0 && $15 < 100) }' "$scratch/out" || fail "vmstat sees no work: $(cat "$scratch/out")"
+  # shellcheck disable=SC2016
+  view 'exec 5</proc/uptime; read -r a b <&5; sleep 0.3; python3 -c "
+import os
+first = os.pread(5, 100, 0); again = os.pread(5, 100, 0)
+print(float(first.split()[0]) - $a)"' >"$scratch/out"
+  awk '{ exit !($1 >= 0.2) }' "$scratch/out" || fail "uptime stands still: $(cat "$scratch/out")"
+}
+
 test_interactive_top_shows_a_remote_process() {
   local terminal="tmux -L view-$$"
   start burner node2 sh -c 'echo "ready $$" >&2; while :; do :; done'
@@ -213,6 +231,21 @@ test_interactive_top_shows_a_remote_process() {
   ended_it() { ! on leader sh -c "$terminal has-session"; }
   wait_until 10 ended_it
   on node2 pgrep -f 'while :; do :; done' >/dev/null
+}
+
+# htop leaves out the leader's own processes (docs/view.md), and shows all others.
+test_interactive_htop_shows_a_remote_process() {
+  local terminal="tmux -L view-$$" name=vh-$$
+  on leader cp /usr/bin/sleep "/usr/local/bin/$name"
+  start shown node2 sh -c "echo \"ready \$\$\" >&2; exec $name 1013"
+  await_pid shown
+  on leader sh -c "TERM=xterm $terminal new-session -d -x 160 -y 48 \"gestalt shell -c 'htop -d 5 -F $name'\"" </dev/null
+  htop_shows() { on leader sh -c "$terminal capture-pane -p" | grep -qE "^ *$pid +root .*$name 1013"; }
+  (wait_until 15 htop_shows) || {
+    on leader sh -c "$terminal capture-pane -p; $terminal kill-server" || true
+    fail "htop does not show $pid"
+  }
+  on leader sh -c "$terminal send-keys q; $terminal kill-server" || true
 }
 
 # --- files of a process ------------------------------------------------------
