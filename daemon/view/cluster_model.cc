@@ -103,7 +103,7 @@ void ClusterModel::update(ViewedNode& node, const std::string& name, wire::ViewT
     fresh.pid = pid;
     fresh.node = name;
     found = tasks_.insert_or_assign(pid, std::move(fresh)).first;
-    serials_[found->second.serial] = pid;
+    serials_[found->second.serial] = &found->second;
     node.pids.insert(pid);
     changes.appeared.push_back(pid);
   }
@@ -235,7 +235,7 @@ const ViewedTask* ClusterModel::find(std::uint32_t pid) const {
 
 const ViewedTask* ClusterModel::by_serial(std::uint64_t serial) const {
   auto found = serials_.find(serial);
-  return found == serials_.end() ? nullptr : find(found->second);
+  return found == serials_.end() ? nullptr : found->second;
 }
 
 std::vector<std::pair<std::string, const ViewedNode*>> ClusterModel::nodes() const {

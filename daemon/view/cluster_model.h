@@ -68,6 +68,10 @@ class ClusterModel {
     bool machine = false;  // the number or the place of CPUs
   };
 
+  ClusterModel() = default;
+  ClusterModel(ClusterModel&&) = default;
+  ClusterModel& operator=(ClusterModel&&) = default;
+
   // CLOCK_REALTIME less CLOCK_BOOTTIME of the leader, and its CPUs.
   void set_leader(std::string name, std::uint64_t boot_unix_nanoseconds, std::uint32_t cpus);
 
@@ -109,7 +113,7 @@ class ClusterModel {
   bool nodes_known_ = false;
   std::map<std::string, ViewedNode> nodes_;
   std::map<std::uint32_t, ViewedTask> tasks_;
-  std::unordered_map<std::uint64_t, std::uint32_t> serials_;
+  std::unordered_map<std::uint64_t, const ViewedTask*> serials_;  // asked for most
   std::uint64_t next_serial_ = 1;
 };
 
