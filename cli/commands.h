@@ -88,4 +88,9 @@ struct ShellOptions {
 };
 [[nodiscard]] int shell(const ShellOptions& options);
 
+// The program by the name gestalt-shell, as passwd(5) has it: a session, or a plain shell if
+// there is no daemon. `program` is argv[0]; with a dash before it, it is a login.
+[[nodiscard]] bool is_login_shell(std::string_view program);
+[[nodiscard]] int login_shell(std::string_view program, std::vector<std::string> arguments);
+
 }  // namespace gestalt::cli

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "cli/command_line.h"
+#include "cli/commands.h"
 
 namespace {
 
@@ -22,5 +23,7 @@ void fill_standard_descriptors() {
 
 int main(int argc, char** argv) {
   fill_standard_descriptors();
+  if (argc > 0 && gestalt::cli::is_login_shell(argv[0]))
+    return gestalt::cli::login_shell(argv[0], {argv + 1, argv + argc});
   return gestalt::cli::run_command_line({argv + 1, argv + argc});
 }

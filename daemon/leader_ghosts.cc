@@ -116,11 +116,12 @@ wire::GhostUpdate LeaderGhosts::take_update() {
 
 Awaitable<> LeaderGhosts::work(LeaderGhosts* self) {
   co_await asio::post(self->context_, asio::use_awaitable);
-  while (self->keeper_ && (self->all_ || !self->changed_.empty()))
+  auto is_there = [self] { return self->keeper_ && self->keeper_->open(); };
+  while (is_there() && (self->all_ || !self->changed_.empty()))
     co_await self->send(self->take_update());
   self->works_ = false;
   // The next keeper is told everything.
-  if (!self->keeper_) self->changed_.clear();
+  if (!is_there()) self->changed_.clear();
 }
 
 Awaitable<> LeaderGhosts::send(wire::GhostUpdate update) {

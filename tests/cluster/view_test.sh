@@ -42,6 +42,31 @@ test_it_is_the_user_on_the_leader() {
   expect_exit 125 gestalt shell --node node1
 }
 
+test_as_a_login_shell() {
+  start there node1 sh -c 'echo "ready $$" >&2; exec sleep 1014'
+  await_pid there
+  wait_until 10 shown_on "$pid" node1
+  on leader useradd -m -s /usr/bin/gestalt-shell carol
+  # shellcheck disable=SC2016
+  assert_eq "$(on leader timeout 20 su - carol -c "ps -o lxc= -p $pid; pwd; id -un; echo \$SHELL; shopt login_shell")" \
+    $'node1\n/home/carol\ncarol\n/bin/bash\nlogin_shell    \ton'
+  expect_exit 9 on leader timeout 20 su - carol -c 'exit 9'
+  # At a terminal.
+  on leader sh -c 'printf "tty; jobs; exit 3\r" | timeout 20 script -qec "su - carol" /dev/null; echo "status $?"' \
+    >"$scratch/out" 2>&1
+  assert_contains "$(cat "$scratch/out")" "/dev/pts/"
+  assert_contains "$(cat "$scratch/out")" "status 3"
+  # What sshd does with ForceCommand, by the user's shell.
+  # shellcheck disable=SC2016
+  assert_eq "$(on_as bob leader env SSH_ORIGINAL_COMMAND="ps -o lxc= -p $pid" timeout 20 bash -c \
+    'gestalt shell ${SSH_ORIGINAL_COMMAND:+-c "$SSH_ORIGINAL_COMMAND"}')" node1
+  # No cluster, but a shell.
+  on leader env GESTALT_SOCKET=/nowhere su carol -c 'echo still here; exit 4' >"$scratch/out" 2>"$scratch/err" ||
+    assert_eq $? 4 "its exit status"
+  assert_eq "$(cat "$scratch/out")" "still here"
+  assert_contains "$(cat "$scratch/err")" "a shell of this machine alone"
+}
+
 test_a_session_does_not_migrate() {
   local status=0 message
   view 'echo "ready $$"; exec sleep 1005' >"$scratch/session.out" &
