@@ -10,7 +10,7 @@ help:
 	@echo 'make test          build, check and test everything (JOBS=N cluster tests at once)'
 	@echo 'make build         build into build/release, install into build/install'
 	@echo 'make asan          the same with address and undefined-behaviour sanitizers, in build/asan'
-	@echo 'make bench         measure migrations against their targets and against CRIU (20 minutes)'
+	@echo 'make bench         measure against targets, CRIU alone and native /proc (20 minutes)'
 	@echo 'make format        reformat the C++ sources; check-format only complains'
 	@echo 'make shell         a shell in the toolbox: sources at /src, build output at /build'
 	@echo 'make clean         remove build/; distclean also the cached toolbox and all sandboxes'
