@@ -127,6 +127,19 @@ test_command_dies_with_its_caller() {
   wait_until 5 on node1 sh -c '! pgrep -f "sleep 471[2]"'
 }
 
+# Also when he does while it is entering.
+test_command_dies_with_a_caller_who_dies_at_once() {
+  local i pid
+  for ((i = 0; i < 40; i++)); do
+    "$repo/pxe/sandbox" --name "$cluster" exec node1 -- sleep 4713 &
+    pid=$!
+    sleep "0.0$((10 + i))"
+    kill -KILL "$pid"
+    wait "$pid" || true
+  done
+  wait_until 5 on node1 sh -c '! pgrep -f "sleep 471[3]"'
+}
+
 test_node_sees_only_its_cgroup() {
   assert_eq "$(on node1 sh -c 'grep ^0:: /proc/self/cgroup')" 0::/
   on node1 sh -ec 'cd /sys/fs/cgroup; mkdir job; sleep 60 & echo $! >job/cgroup.procs
