@@ -9,6 +9,7 @@ namespace {
 using Outcome = wire::MigrationOutcome;
 
 constexpr auto kHelloTimeout = std::chrono::seconds(5);
+constexpr auto kEndedStandInsReturn = std::chrono::seconds(2);  // they try five times a second
 constexpr std::size_t kMaxJobs = 4096;
 constexpr std::size_t kMaxMigrations = 256;
 constexpr std::uint32_t kKilled = 9;  // the wait status of a process that SIGKILL ended
@@ -230,17 +231,24 @@ void AgentJobs::incoming_failed(std::uint64_t migration_id, const Error& error) 
 
 Awaitable<> AgentJobs::readopt(Clock::duration timeout) {
   auto expected = cgroups_.populated();
-  auto missing = [&] {
-    std::erase_if(expected, [&](std::uint64_t job_id) {
+  // The stand-in of one that has ended meanwhile, too, has to tell of it, if it lives.
+  auto ended_ones = cgroups_.all();
+  for (auto job_id : expected) ended_ones.erase(job_id);
+  auto missing = [&](std::set<std::uint64_t>& among) {
+    std::erase_if(among, [&](std::uint64_t job_id) {
       if (auto job = jobs_.find(job_id); job != jobs_.end() && job->second.stand_in) return true;
       for (const auto& [id, migration] : migrations_)
         if (migration.outcome.job_id() == job_id && migration.stand_in) return true;
       return false;
     });
-    return !expected.empty();
+    return !among.empty();
   };
   Deadline deadline = deadline_in(timeout);
-  while (missing() && Clock::now() < deadline) co_await sleep_for(std::chrono::milliseconds(50));
+  Deadline ended_deadline = deadline_in(kEndedStandInsReturn);
+  while ((missing(expected) && Clock::now() < deadline) ||
+         (missing(ended_ones) && Clock::now() < ended_deadline))
+    co_await sleep_for(std::chrono::milliseconds(50));
+  for (auto job_id : ended_ones) remove_cgroup(job_id);
   for (auto job_id : expected) {
     log::error("job ended: its stand-in is gone", log::field("job", job_id));
     (void)cgroups_.kill(job_id);

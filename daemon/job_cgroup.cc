@@ -45,16 +45,21 @@ bool JobCgroups::remove(std::uint64_t job_id) const {
   return mount_.empty() || remove_tree(directory(job_id));
 }
 
-std::set<std::uint64_t> JobCgroups::populated() const {
+std::set<std::uint64_t> JobCgroups::all() const {
   std::set<std::uint64_t> out;
   if (mount_.empty()) return out;
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(mount_ + "/gestalt", ignored)) {
-    auto job_id = job_of_cgroup(entry.path().string());
-    if (job_id == 0) continue;
-    auto events = read_file((entry.path() / "cgroup.events").string(), 4096);
-    if (events && events->find("populated 1") != std::string::npos) out.insert(job_id);
-  }
+  for (const auto& entry : fs::directory_iterator(mount_ + "/gestalt", ignored))
+    if (auto job_id = job_of_cgroup(entry.path().string()); job_id != 0) out.insert(job_id);
+  return out;
+}
+
+std::set<std::uint64_t> JobCgroups::populated() const {
+  auto out = all();
+  std::erase_if(out, [this](std::uint64_t job_id) {
+    auto events = read_file(directory(job_id) + "/cgroup.events", 4096);
+    return !events || events->find("populated 1") == std::string::npos;
+  });
   return out;
 }
 

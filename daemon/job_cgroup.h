@@ -21,8 +21,9 @@ class JobCgroups {
   // Removes it and all below it. False while there are processes in it: those that were
   // killed take a moment to go.
   [[nodiscard]] bool remove(std::uint64_t job_id) const;
-  // Jobs whose cgroup holds processes.
+  // Jobs whose cgroup holds processes; jobs that have one.
   [[nodiscard]] std::set<std::uint64_t> populated() const;
+  [[nodiscard]] std::set<std::uint64_t> all() const;
 
  private:
   std::string mount_;

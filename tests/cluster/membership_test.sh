@@ -201,16 +201,22 @@ test_leader_restart_keeps_nodes_and_jobs() {
   finish memory "$pid"
 }
 
-test_exit_while_the_leader_is_down() {
-  start brief node1 sh -c 'echo "ready $$" >&2; until [ -e /tmp/leave ]; do sleep 0.05; done; echo bye; exit 44'
-  await_pid brief
-  sandbox daemon leader kill
-  on node1 touch /tmp/leave
-  wait_until 10 on node1 sh -c '! pgrep -f "[u]ntil"'
-  sandbox daemon leader start
-  await_status brief 44
-  assert_eq "$(cat "$scratch/brief.out")" bye
-  on leader rm -f /tmp/leave
+# Jobs of the node whose daemon is away, and of others.
+test_exit_while_a_daemon_is_down() {
+  local where away
+  for where in node1:leader leader:leader node1:node1; do
+    away=${where#*:}
+    start brief "${where%:*}" sh -c 'echo "ready $$" >&2; until [ -e /tmp/leave ]; do sleep 0.05; done; echo bye; exit 44'
+    await_pid brief
+    sandbox daemon "$away" kill
+    on "${where%:*}" touch /tmp/leave
+    wait_until 10 on "${where%:*}" sh -c '! pgrep -x -f "sh -c echo .*until.*"'
+    sandbox daemon "$away" start
+    await_status brief 44
+    assert_eq "$(cat "$scratch/brief.out")" bye
+    on leader rm -f /tmp/leave
+    wait_until 15 all_online
+  done
 }
 
 test_leader_power_loss_keeps_the_node_table() {
