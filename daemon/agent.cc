@@ -242,43 +242,44 @@ Awaitable<> Agent::preflight(Agent* self, std::uint64_t request_id,
 }
 
 Awaitable<> Agent::kill_task(Agent* self, std::uint64_t request_id, wire::NodeKillRequest request) {
-  std::string proc = self->init_.proc();
-  if (proc.empty()) {
-    self->link_.reply(request_id,
-                      fail(ErrorCode::kNotFound, std::format("no process {}", request.pid())));
-    co_return;
-  }
-  auto process = open_process(proc, request.pid());
-  Result<void> done;
-  if (!process) {
-    done = std::unexpected(process.error());
+  DoneSignals::Name name{request.keeper(), request.sequence()};
+  bool is_ghosts = request.keeper() != 0;
+  auto before = is_ghosts ? self->done_signals_.begin(name) : DoneSignals::State::kNew;
+  if (before == DoneSignals::State::kDone) {
+    self->link_.reply(request_id, empty_message());
+  } else if (before == DoneSignals::State::kBegun) {
+    self->link_.reply(request_id, fail(ErrorCode::kUnavailable, "it is being delivered"));
   } else {
-    done = check_may_signal(process->get(), request);
+    auto done = co_await self->kill(std::move(request));
+    if (is_ghosts) self->done_signals_.end(name, done.has_value());
+    self->link_.reply(request_id, std::move(done));
   }
-  if (!done) {
-    self->link_.reply(request_id, std::unexpected(done.error()));
-    co_return;
-  }
+}
+
+Awaitable<Result<wire::Message>> Agent::kill(wire::NodeKillRequest request) {
+  std::string proc = init_.proc();
+  if (proc.empty())
+    co_return fail(ErrorCode::kNotFound, std::format("no process {}", request.pid()));
+  auto process = open_process(proc, request.pid());
+  if (!process) co_return std::unexpected(process.error());
+  if (auto may = check_may_signal(process->get(), request); !may)
+    co_return std::unexpected(may.error());
   std::uint64_t job_id = 0;
   if (auto path = cgroup_path(proc, static_cast<pid_t>(request.pid())))
     job_id = job_of_cgroup(*path);
-  auto departed = self->jobs_.departed();
-  if (departed.jobs.contains(job_id) || departed.stand_in_pids.contains(request.pid())) {
-    self->link_.reply(request_id,
-                      fail(ErrorCode::kNotFound, std::format("process {} has moved", request.pid()),
-                           "try again"));
-    co_return;
-  }
-  auto stand_in = self->jobs_.stand_in_of(job_id);
-  if (stand_in && self->jobs_.stand_in_pid_of(job_id) != request.pid()) {
+  auto departed = jobs_.departed();
+  if (departed.jobs.contains(job_id) || departed.stand_in_pids.contains(request.pid()))
+    co_return fail(ErrorCode::kNotFound, std::format("process {} has moved", request.pid()),
+                   "try again");
+  auto stand_in = jobs_.stand_in_of(job_id);
+  if (stand_in && jobs_.stand_in_pid_of(job_id) != request.pid()) {
     wire::Message message;
     *message.mutable_node_kill_request() = request;
-    self->link_.reply(request_id, co_await stand_in->request(std::move(message), kStandInTimeout));
-    co_return;
+    co_return co_await stand_in->request(std::move(message), kStandInTimeout);
   }
-  done = signal_process(process->get(), request.signal());
-  self->link_.reply(request_id, done ? Result<wire::Message>(empty_message())
-                                     : Result<wire::Message>(std::unexpected(done.error())));
+  if (auto done = signal_process(process->get(), request.signal()); !done)
+    co_return std::unexpected(done.error());
+  co_return empty_message();
 }
 
 TaskView Agent::task_view() const {

@@ -6,6 +6,7 @@
 #include "daemon/agent_jobs.h"
 #include "daemon/agent_link.h"
 #include "daemon/agent_view.h"
+#include "daemon/done_signals.h"
 #include "daemon/tasks.h"
 
 namespace gestalt {
@@ -28,6 +29,7 @@ class Agent {
                                wire::PreflightRequest request);
   static Awaitable<> kill_task(Agent* self, std::uint64_t request_id,
                                wire::NodeKillRequest request);
+  [[nodiscard]] Awaitable<Result<wire::Message>> kill(wire::NodeKillRequest request);
   [[nodiscard]] Awaitable<Result<std::shared_ptr<Connection>>> incoming_stand_in(
       const wire::PrepareIncoming& prepare);
 
@@ -52,6 +54,7 @@ class Agent {
   std::uint32_t pid_first_ = 0;
   std::uint32_t pid_last_ = 0;
   TaskCounter task_counter_;
+  DoneSignals done_signals_;
   bool load_file_failed_ = false;
 };
 

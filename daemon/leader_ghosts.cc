@@ -1,6 +1,10 @@
 #include "daemon/leader_ghosts.h"
 
+#include <charconv>
+#include <csignal>
+
 #include "common/cgroup.h"
+#include "common/proc.h"
 
 namespace gestalt {
 namespace {
@@ -11,6 +15,34 @@ constexpr std::size_t kAtOnce = 1000;
 constexpr auto kKillTimeout = std::chrono::seconds(6);
 // Of those that were taken, in one round.
 constexpr std::size_t kRetriesAtOnce = 256;
+constexpr auto kTryAgain = std::chrono::milliseconds(200);
+// After that, what nobody has told of is not there.
+constexpr auto kAllAreKnown = std::chrono::seconds(20);
+// A node tells of a stopped process sooner.
+constexpr auto kStopIsSeen = std::chrono::seconds(3);
+
+struct Brief {
+  bool stopped = false;
+  std::uint32_t group = 0;
+  std::string name;
+};
+
+// Of a process' stat: what is of interest here, and changes seldom.
+std::string brief_stat(const std::string& text) {
+  auto stat = parse_stat(text);
+  if (!stat) return "S 0 ";
+  char state = stat->state == 'T' ? 'T' : 'S';
+  return std::format("{} {} {}", state, stat->group_id, stat->comm);
+}
+
+Brief brief_of(const ViewedTask& task) {
+  const auto& text = task.contents[static_cast<std::size_t>(TaskFile::kStat)];
+  auto space = text.find(' ', 2);
+  if (space == std::string::npos) return {};
+  Brief out{.stopped = text[0] == 'T', .group = 0, .name = text.substr(space + 1)};
+  (void)std::from_chars(text.data() + 2, text.data() + space, out.group);
+  return out;
+}
 
 std::uint64_t job_of(const ViewedTask& task) {
   return job_of_cgroup(task.contents[static_cast<std::size_t>(TaskFile::kCgroup)]);
@@ -30,7 +62,10 @@ wire::ViewDelta reduced(const wire::ViewDelta& delta) {
     copy.set_gid(task.gid());
     for (const auto& file : task.files()) {
       if (file.name() == "cgroup") *copy.add_files() = file;
-      if (file.name() == "stat") copy.add_files()->set_name("stat");
+      if (file.name() != "stat") continue;
+      auto& stat = *copy.add_files();
+      stat.set_name("stat");
+      stat.set_content(brief_stat(file.content()));
     }
   }
   return out;
@@ -40,6 +75,7 @@ wire::ViewDelta reduced(const wire::ViewDelta& delta) {
 
 void LeaderGhosts::attach(std::shared_ptr<Connection> keeper) {
   keeper_ = std::move(keeper);
+  attached_ = Clock::now();
   failed_.clear();
   all_ = true;
   touch(0);
@@ -58,6 +94,10 @@ void LeaderGhosts::add(const ViewedTask& task, wire::GhostUpdate& update) const 
   ghost.set_pid(task.pid);
   ghost.set_uid(task.uid);
   ghost.set_gid(task.gid);
+  auto brief = brief_of(task);
+  ghost.set_group(brief.group);
+  ghost.set_name(std::move(brief.name));
+  ghost.set_stopped(brief.stopped);
 }
 
 void LeaderGhosts::on_delta(const wire::ViewDelta& delta) {
@@ -65,6 +105,18 @@ void LeaderGhosts::on_delta(const wire::ViewDelta& delta) {
   if (!delta.last()) return;
   for (std::size_t i = 0; i < kRetriesAtOnce && !failed_.empty(); ++i)
     touch(failed_.extract(failed_.begin()).value());
+  look_at_stopped();
+}
+
+// A stopped ghost takes no signals. If its process goes on, or never stopped, it is to go on.
+void LeaderGhosts::look_at_stopped() {
+  std::erase_if(stopped_, [this](const auto& entry) {
+    const ViewedTask* task = model_.find(entry.first);
+    if (task == nullptr) return true;
+    if (brief_of(*task).stopped || Clock::now() - entry.second < kStopIsSeen) return false;
+    touch(entry.first);
+    return true;
+  });
 }
 
 void LeaderGhosts::node_gone(const std::string& node) { apply(model_.remove_node(node)); }
@@ -77,6 +129,10 @@ void LeaderGhosts::apply(const ClusterModel::Changes& changes) {
   for (auto pid : changes.appeared) touch(pid);
   for (auto serial : changes.owners)
     if (const ViewedTask* task = model_.by_serial(serial)) touch(task->pid);
+  for (const auto& file : changes.files)
+    if (const ViewedTask* task = model_.by_serial(file.serial);
+        task != nullptr && file.file == TaskFile::kStat)
+      touch(task->pid);
 }
 
 void LeaderGhosts::clear() {
@@ -145,22 +201,58 @@ Awaitable<> LeaderGhosts::send(wire::GhostUpdate update) {
 // The kernel has let the sender do it to a ghost that has the process's owner. If the process
 // has another one by now, the node refuses what that owner may not.
 void LeaderGhosts::on_signal(const wire::GhostSignal& signal) {
-  const ViewedTask* task = model_.find(signal.pid());
-  if (task == nullptr) return;
-  wire::Message message;
-  auto& request = *message.mutable_node_kill_request();
-  request.set_pid(signal.pid());
-  request.set_signal(signal.signal());
-  request.set_uid(task->uid);
-  asio::co_spawn(context_, forward(this, task->node, std::move(message)), asio::detached);
+  if (signal.signal() == SIGSTOP) stopped_[signal.pid()] = Clock::now();
+  if (!known_signals_.emplace(signal.keeper(), signal.sequence()).second) return;
+  auto& queue = signals_[signal.pid()];
+  queue.push_back(signal);
+  if (queue.size() == 1) asio::co_spawn(context_, deliver_all(this, signal.pid()), asio::detached);
 }
 
-Awaitable<> LeaderGhosts::forward(LeaderGhosts* self, std::string node, wire::Message message) {
-  auto pid = message.node_kill_request().pid();
-  auto sent = co_await self->ask_(std::move(node), std::move(message), kKillTimeout);
-  if (!sent && sent.error().code != ErrorCode::kGone && sent.error().code != ErrorCode::kNotFound)
-    log::warning("signal not forwarded", log::field("pid", pid),
-                 log::field("error", sent.error().text()));
+Awaitable<> LeaderGhosts::deliver_all(LeaderGhosts* self, std::uint32_t pid) {
+  auto& queue = self->signals_[pid];
+  while (!queue.empty()) {
+    co_await self->deliver(queue.front());
+    self->done(queue.front());
+    queue.pop_front();
+  }
+  self->signals_.erase(pid);
+}
+
+// A node that does not answer is waited for until it is given up with all its processes.
+Awaitable<> LeaderGhosts::deliver(wire::GhostSignal signal) {
+  while (true) {
+    const ViewedTask* task = model_.find(signal.pid());
+    if (task == nullptr && Clock::now() - attached_ > kAllAreKnown) co_return;
+    if (task != nullptr) {
+      wire::Message message;
+      auto& request = *message.mutable_node_kill_request();
+      request.set_pid(signal.pid());
+      request.set_signal(signal.signal());
+      request.set_uid(task->uid);
+      request.set_keeper(signal.keeper());
+      request.set_sequence(signal.sequence());
+      auto sent = co_await ask_(task->node, std::move(message), kKillTimeout);
+      if (sent || sent.error().code == ErrorCode::kGone) co_return;
+      bool again = sent.error().code == ErrorCode::kNotFound ||  // it has moved
+                   sent.error().code == ErrorCode::kTimeout ||
+                   sent.error().code == ErrorCode::kUnavailable;
+      if (!again) {
+        log::warning("signal not delivered", log::field("pid", signal.pid()),
+                     log::field("signal", signal.signal()),
+                     log::field("error", sent.error().text()));
+        co_return;
+      }
+    }
+    co_await sleep_for(kTryAgain);
+  }
+}
+
+void LeaderGhosts::done(const wire::GhostSignal& signal) {
+  known_signals_.erase({signal.keeper(), signal.sequence()});
+  if (!keeper_ || !keeper_->open()) return;
+  wire::Message message;
+  message.mutable_ghost_signals_done()->add_sequences(signal.sequence());
+  (void)keeper_->send(message);
 }
 
 Awaitable<> LeaderGhosts::release(std::uint64_t job_id, std::uint32_t stand_in_pid) {

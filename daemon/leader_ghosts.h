@@ -2,6 +2,7 @@
 // where the signals go that they get.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <set>
 
@@ -19,6 +20,8 @@ class LeaderGhosts {
   // The keeper's connection.
   void attach(std::shared_ptr<Connection> keeper);
   void detach(const std::shared_ptr<Connection>& keeper);
+  // Delivered in the order in which a process got them, however long its node takes, as long as
+  // there is the process; wherever it moves.
   void on_signal(const wire::GhostSignal& signal);
 
   void on_delta(const wire::ViewDelta& delta);
@@ -36,7 +39,10 @@ class LeaderGhosts {
   static Awaitable<> work(LeaderGhosts* self);
   [[nodiscard]] Awaitable<> send(wire::GhostUpdate update);
   [[nodiscard]] wire::GhostUpdate take_update();
-  static Awaitable<> forward(LeaderGhosts* self, std::string node, wire::Message message);
+  static Awaitable<> deliver_all(LeaderGhosts* self, std::uint32_t pid);
+  [[nodiscard]] Awaitable<> deliver(wire::GhostSignal signal);
+  void done(const wire::GhostSignal& signal);
+  void look_at_stopped();
   void apply(const ClusterModel::Changes& changes);
   void add(const ViewedTask& task, wire::GhostUpdate& update) const;
   void touch(std::uint32_t pid);
@@ -50,6 +56,11 @@ class LeaderGhosts {
   bool all_ = false;                 // the keeper is to be told everything
   std::set<std::uint32_t> changed_;  // pids whose ghost may not be what it should be
   std::set<std::uint32_t> failed_;   // taken here when they were wanted: tried again
+  Clock::time_point attached_;
+  using SignalName = std::pair<std::uint64_t, std::uint64_t>;       // its keeper, its sequence
+  std::map<std::uint32_t, std::deque<wire::GhostSignal>> signals_;  // by pid; not delivered yet
+  std::set<SignalName> known_signals_;                              // those
+  std::map<std::uint32_t, Clock::time_point> stopped_;              // ghosts, since when
   std::multiset<std::uint64_t> released_jobs_;
   std::multiset<std::uint32_t> released_pids_;
 };

@@ -39,11 +39,6 @@ bool is_keeper(const std::string& proc, pid_t pid) {
   return owner && owner->real_uid == 0;
 }
 
-// A task of gestalt-ghosts that only holds the pid of a process on another node.
-bool is_ghost(const std::string& proc, const ProcessStat& stat) {
-  return stat.comm == "ghost" && is_keeper(proc, stat.parent_pid);
-}
-
 std::vector<pid_t> children_of(const std::string& proc, pid_t pid) {
   std::vector<pid_t> children;
   auto text = read_file(std::format("{}/{}/task/{}/children", proc, pid, pid), 64U << 20);
@@ -53,13 +48,25 @@ std::vector<pid_t> children_of(const std::string& proc, pid_t pid) {
   return children;
 }
 
+// The tasks of gestalt-ghosts, which only hold the pids of processes on other nodes.
+struct Ghosts {
+  pid_t keeper = 0;
+  std::unordered_set<pid_t> pids;
+
+  [[nodiscard]] bool contains(pid_t pid) const { return pids.contains(pid); }
+  // One that has just been made.
+  [[nodiscard]] bool is_new(const ProcessStat& stat) const {
+    return keeper != 0 && stat.parent_pid == keeper;
+  }
+};
+
 // All of them at once: there may be many more of them than there are processes here. Their
 // keeper is a child of the cluster's init.
-std::unordered_set<pid_t> ghosts_in(const std::string& proc) {
+Ghosts ghosts_in(const std::string& proc) {
   for (pid_t child : children_of(proc, 1)) {
     if (!is_keeper(proc, child)) continue;
     auto ghosts = children_of(proc, child);
-    return {ghosts.begin(), ghosts.end()};
+    return {.keeper = child, .pids = {ghosts.begin(), ghosts.end()}};
   }
   return {};
 }
@@ -99,7 +106,7 @@ Result<wire::Task> describe(const TaskView& view, const ProcessStat& stat) {
 
 Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid) {
   GESTALT_ASSIGN(auto stat, read_stat(view.proc, static_cast<pid_t>(pid)));
-  if (is_ghost(view.proc, stat)) return std::unexpected(is_elsewhere(pid));
+  if (is_keeper(view.proc, stat.parent_pid)) return std::unexpected(is_elsewhere(pid));
   return describe(view, stat);
 }
 
@@ -111,7 +118,7 @@ Result<std::vector<wire::Task>> list_tasks(const TaskView& view) {
   for (pid_t pid : pids) {
     if (ghosts.contains(pid)) continue;
     auto stat = read_stat(view.proc, pid);
-    if (!stat || is_ghost(view.proc, *stat)) continue;  // it has just been made
+    if (!stat || ghosts.is_new(*stat)) continue;
     if (auto task = describe(view, *stat)) tasks.push_back(std::move(*task));
   }
   return tasks;
@@ -124,7 +131,7 @@ Result<TaskCounts> count_tasks(const std::string& proc) {
   for (pid_t pid : pids) {
     if (ghosts.contains(pid)) continue;
     auto stat = read_stat(proc, pid);
-    if (!stat || is_ghost(proc, *stat)) continue;
+    if (!stat || ghosts.is_new(*stat)) continue;
     ++counts.processes;
     if (stat->threads <= 1) {
       counts.active += is_active(stat->state) ? 1 : 0;

@@ -44,7 +44,7 @@ class FakeProc : public testing::Test {
     for (int child : children) {
       add(child, 'S', 1000, "/");
       std::ofstream(proc_ / std::to_string(child) / "stat")
-          << stat_line(child, 'S', 1000, 1, "ghost");
+          << stat_line(child, 'S', 1000, 1, "sleep");
       if (child != children.back()) list << child << " ";
     }
   }

@@ -26,7 +26,7 @@ int exit_status(int wait_status) {
     ::_exit(kNoPrivilege);
   pid_t main = ::fork();
   if (main == 0) {
-    (void)::setpgid(0, 0);
+    (void)::setsid();
     body();
     std::fflush(nullptr);
     ::_exit(::testing::Test::HasFailure() ? 1 : 0);
@@ -83,6 +83,7 @@ int KeeperHarness::act(const std::function<int()>& action, uid_t uid) {
   auto pipe = make_pipe();
   EXPECT_TRUE(pipe);
   if (::fork() == 0) {
+    (void)::setsid();  // nobody else is in the keeper's
     bool changed = uid == 0 || (::setgroups(0, nullptr) == 0 && ::setresgid(uid, uid, uid) == 0 &&
                                 ::setresuid(uid, uid, uid) == 0);
     int result = changed ? action() : -1;
@@ -112,7 +113,7 @@ std::vector<int> KeeperHarness::signals_of(pid_t pid) {
 
 void KeeperHarness::add(pid_t first, int count) {
   GhostUpdate update;
-  for (pid_t pid = first; pid < first + count; ++pid) update.add.push_back({pid, 0, 0});
+  for (pid_t pid = first; pid < first + count; ++pid) update.add.push_back({.pid = pid});
   auto failures = keeper.update(update);
   EXPECT_TRUE(failures.empty()) << failures.front().error.text();
 }

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <ctime>
 #include <utility>
@@ -24,6 +25,11 @@ namespace {
 constexpr auto kUpdateTimeout = std::chrono::seconds(20);
 constexpr auto kLeaveTimeout = std::chrono::seconds(2);
 
+void set_name(GhostSlot& slot, const std::string& name) {
+  slot.name = {};
+  std::copy_n(name.data(), std::min(name.size(), slot.name.size() - 1), slot.name.data());
+}
+
 }  // namespace
 
 GhostKeeper::GhostKeeper(EventLoop& loop, OnSignal on_signal)
@@ -38,6 +44,9 @@ GhostKeeper::~GhostKeeper() {
 Result<void> GhostKeeper::start() {
   // Ghosts share our address space: no user may look into it.
   if (::prctl(PR_SET_DUMPABLE, 0) != 0) return fail_errno(errno, "become undumpable");
+  // All ghosts are in our session, as groups are within one. Within it everybody may send SIGCONT
+  // to everybody: nobody else must be in it.
+  if (::getsid(0) != ::getpid() && ::setsid() < 0) return fail_errno(errno, "make a session");
   // Ghosts inherit the mask. With SIGCHLD ignored there would be nothing to wait for.
   sigset_t set;
   sigfillset(&set);
@@ -66,7 +75,7 @@ void GhostKeeper::pause(bool paused) {
 }
 
 Result<void> GhostKeeper::add(pid_t pid, uid_t uid, gid_t gid) {
-  auto failures = update({.add = {{pid, uid, gid}}});
+  auto failures = update({.add = {{.pid = pid, .uid = uid, .gid = gid}}});
   if (!failures.empty()) return std::unexpected(std::move(failures.front().error));
   return {};
 }
@@ -93,9 +102,18 @@ std::vector<GhostFailure> GhostKeeper::update(const GhostUpdate& update) {
   }
   remove_all(going, failures);
   std::vector<Ghost> missing;
-  for (const auto& [pid, ghost] : wanted)
-    if (!has(pid)) missing.push_back(ghost);
+  std::vector<pid_t> to_group;
+  for (const auto& [pid, ghost] : wanted) {
+    if (auto known = ghosts_.find(pid); known != ghosts_.end()) {
+      if (adjust(known->second, ghost)) to_group.push_back(pid);
+      continue;
+    }
+    missing.push_back(ghost);
+    if (ghost.group > 0 && ghost.group != pid) to_group.push_back(pid);
+    std::ranges::copy(disband(pid), std::back_inserter(to_group));
+  }
   add_all(missing, failures);
+  set_groups(to_group);
   // What came meanwhile for others.
   if (!paused_) take_child_events();
   return failures;
@@ -108,6 +126,7 @@ Result<void> GhostKeeper::start_ghost(Entry& entry) {
   slot.gid = entry.ghost.gid;
   slot.keeper_pid = ::getpid();
   slot.wake_fd = wake_.get();
+  set_name(slot, entry.ghost.name);
   pid_t wanted = slot.pid;
   clone_args arguments{};
   // Shared is what would cost memory. CLONE_IO and CLONE_SYSVSEM save nothing: a task has
@@ -121,6 +140,8 @@ Result<void> GhostKeeper::start_ghost(Entry& entry) {
   long made = clone_and_call(arguments, run_ghost, &slot);
   if (made < 0)
     return fail_errno(static_cast<int>(-made), std::format("make a ghost of pid {}", wanted));
+  // What is sent to our group is not for ghosts.
+  (void)::setpgid(wanted, wanted);
   return {};
 }
 
@@ -174,9 +195,80 @@ Result<void> GhostKeeper::await_ready(Entry& entry, Deadline deadline) {
   return fail_errno(why, std::format("give pid {}'s ghost to user {}", pid, slot.uid));
 }
 
+bool GhostKeeper::adjust(Entry& entry, const Ghost& wish) {
+  if (entry.ghost.name != wish.name) {
+    set_name(*entry.slot, wish.name);
+    entry.slot->renamed.store(1);
+    (void)nudge(entry, kGhostNudgeSignal);
+  }
+  if (entry.stopped && !wish.stopped) (void)nudge(entry, SIGCONT);
+  bool other_group = entry.ghost.group != wish.group;
+  entry.ghost = wish;
+  return other_group;
+}
+
+// ------------------------------------------------------------------- groups
+
+void GhostKeeper::leave_group(Entry& entry) {
+  if (entry.group == 0) return;
+  auto members = members_.find(entry.group);
+  std::erase(members->second, entry.ghost.pid);
+  if (members->second.empty()) members_.erase(members);
+  entry.group = 0;
+}
+
+std::vector<pid_t> GhostKeeper::disband(pid_t group) {
+  auto found = members_.find(group);
+  if (found == members_.end()) return {};
+  auto members = found->second;
+  for (pid_t pid : members) {
+    (void)::setpgid(pid, pid);
+    leave_group(ghosts_.at(pid));
+  }
+  return members;
+}
+
+bool GhostKeeper::join(pid_t pid) {
+  Entry& entry = ghosts_.at(pid);
+  pid_t group = entry.ghost.group > 0 ? entry.ghost.group : pid;
+  if (group == ::getpgrp() || ::setpgid(pid, group) != 0) return false;
+  leave_group(entry);
+  if (group == pid) return true;
+  entry.group = group;
+  members_[group].push_back(pid);
+  return true;
+}
+
+// A group may have outlived its leader: then one is made for the moment.
+void GhostKeeper::set_groups(const std::vector<pid_t>& pids) {
+  std::vector<pid_t> again;
+  std::vector<pid_t> leaders;
+  for (pid_t pid : pids) {
+    if (!has(pid) || join(pid)) continue;
+    again.push_back(pid);
+    leaders.push_back(ghosts_.at(pid).ghost.group);
+  }
+  std::ranges::sort(leaders);
+  leaders.erase(std::ranges::unique(leaders).begin(), leaders.end());
+  std::vector<Ghost> passing;
+  // A leader that is in another group by now.
+  std::erase_if(leaders, [&](pid_t leader) {
+    if (has(leader) && ::setpgid(leader, leader) == 0) again.push_back(leader);
+    return has(leader);
+  });
+  for (pid_t leader : leaders) passing.push_back({.pid = leader});
+  std::vector<GhostFailure> ignored;  // somebody else's: its ghosts stay alone
+  add_all(passing, ignored);
+  for (pid_t pid : again)
+    if (!join(pid)) leave_group(ghosts_.at(pid));
+  std::erase_if(leaders, [this](pid_t leader) { return !has(leader); });
+  remove_all(leaders, ignored);
+}
+
 void GhostKeeper::forget(pid_t pid) {
   auto entry = ghosts_.find(pid);
   if (entry == ghosts_.end()) return;
+  leave_group(entry->second);
   slots_.give_back(entry->second.slot);
   ghosts_.erase(entry);
 }

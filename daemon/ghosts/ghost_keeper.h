@@ -10,6 +10,7 @@
 
 #include <csignal>
 #include <functional>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -24,6 +25,9 @@ struct Ghost {
   pid_t pid = 0;
   uid_t uid = 0;
   gid_t gid = 0;
+  pid_t group = 0;       // its process group: other ghosts' only; 0: its own
+  std::string name;      // what /proc/PID/comm of it says, up to 15 bytes
+  bool stopped = false;  // its process is; the ghost of one that is not is continued
 };
 
 struct GhostUpdate {
@@ -61,7 +65,8 @@ class GhostKeeper {
 
   // Idempotent. Removals come first; a ghost whose ids have changed is made anew. What has
   // failed is returned, the rest is done: when it returns, the ghosts take signals as their
-  // owners', and removed pids are free.
+  // owners', and removed pids are free. A ghost whose group is somebody else's here is in one
+  // of its own.
   [[nodiscard]] std::vector<GhostFailure> update(const GhostUpdate& update);
   [[nodiscard]] Result<void> add(pid_t pid, uid_t uid, gid_t gid);
   [[nodiscard]] Result<void> remove(pid_t pid);
@@ -77,6 +82,7 @@ class GhostKeeper {
   struct Entry {
     GhostSlot* slot = nullptr;
     Ghost ghost;
+    pid_t group = 0;  // that it is in, if not in its own
     bool stopped = false;
     bool killed_by_us = false;
   };
@@ -87,6 +93,17 @@ class GhostKeeper {
   void remove_all(const std::vector<pid_t>& pids, std::vector<GhostFailure>& failures);
   void ask_to_leave(Entry& entry);
   void kill_ghost(Entry& entry);
+  // A signal of ours; false: there is no room for it.
+  static bool nudge(const Entry& entry, int signal);
+  // To what is new in the wish but needs no other ghost. True: its group is another.
+  bool adjust(Entry& entry, const Ghost& wish);
+
+  // Of those that are there.
+  void set_groups(const std::vector<pid_t>& pids);
+  [[nodiscard]] bool join(pid_t pid);
+  void leave_group(Entry& entry);
+  // A pid that is in use as a group cannot be had: its members leave it. Returns them.
+  std::vector<pid_t> disband(pid_t group);
   Result<void> await_gone(Entry& entry, Deadline deadline);
   void forget(pid_t pid);
 
@@ -104,6 +121,7 @@ class GhostKeeper {
   Fd children_;  // a signalfd of SIGCHLD
   GhostSlots slots_;
   std::unordered_map<pid_t, Entry> ghosts_;
+  std::unordered_map<pid_t, std::vector<pid_t>> members_;  // of groups, but their leaders
   bool paused_ = false;
 };
 

@@ -89,7 +89,12 @@ void GhostKeeper::on_end(Entry& entry, const siginfo_t& info) {
   if (info.si_code == CLD_KILLED && info.si_status == SIGKILL) {
     GhostSlots::reset(*entry.slot);
     entry.stopped = false;
+    auto members = disband(pid);
+    bool was_member = entry.group != 0;
+    leave_group(entry);
     again = start_ghost(entry);
+    if (again && was_member) members.push_back(pid);
+    if (again) set_groups(members);
   }
   if (again) return;
   log::warning("a ghost is gone", log::field("pid", pid),
@@ -110,15 +115,16 @@ void GhostKeeper::remove_all(const std::vector<pid_t>& pids, std::vector<GhostFa
 // killed it; by SIGKILL it would show neither.
 void GhostKeeper::ask_to_leave(Entry& entry) {
   entry.slot->leave.store(1);
-  if (entry.stopped) return kill_ghost(entry);
-  siginfo_t nudge{};
-  nudge.si_signo = kGhostNudgeSignal;
-  nudge.si_code = kGhostNudgeCode;
-  nudge.si_pid = ::getpid();
-  // There is no room for it where a user has queued more than the limit.
-  if (::syscall(SYS_rt_sigqueueinfo, entry.slot->pid, nudge.si_signo, &nudge) != 0 &&
-      errno == EAGAIN)
-    kill_ghost(entry);
+  if (entry.stopped || !nudge(entry, kGhostNudgeSignal)) kill_ghost(entry);
+}
+
+// There is no room where a user has queued more than the limit.
+bool GhostKeeper::nudge(const Entry& entry, int signal) {
+  siginfo_t info{};
+  info.si_signo = signal;
+  info.si_code = kGhostNudgeCode;
+  info.si_pid = ::getpid();
+  return ::syscall(SYS_rt_sigqueueinfo, entry.slot->pid, signal, &info) == 0 || errno != EAGAIN;
 }
 
 void GhostKeeper::kill_ghost(Entry& entry) {

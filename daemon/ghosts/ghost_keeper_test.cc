@@ -27,10 +27,10 @@ TEST(GhostKeeper, ReportsEachFailureAndDoesTheRest) {
   in_pid_namespace([] {
     KeeperHarness harness;
     constexpr auto kNobody = static_cast<uid_t>(-1);
-    auto failures = harness.keeper.update({.add = {{kFirst, 0, 0},
-                                                   {::getpid(), 0, 0},
-                                                   {1, 0, 0},
-                                                   {-5, 0, 0},
+    auto failures = harness.keeper.update({.add = {{kFirst},
+                                                   {::getpid()},
+                                                   {1},
+                                                   {-5},
                                                    {kFirst + 1, kNobody, 0},
                                                    {kFirst + 2, 0, kNobody},
                                                    {kFirst + 3, 5, 5}}});
@@ -76,7 +76,6 @@ TEST(GhostKeeper, HasTheOwnersIdsAndNoCapabilities) {
     EXPECT_EQ(status_line(kFirst, "Gid"), "1002\t1002\t1002\t1002");
     EXPECT_EQ(status_line(kFirst + 1, "Uid"), "0\t0\t0\t0");
     for (pid_t pid : {kFirst, kFirst + 1}) {
-      EXPECT_EQ(*read_file(std::format("/proc/{}/comm", pid)), "ghost\n");
       for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapAmb"})
         EXPECT_EQ(status_line(pid, set), "0000000000000000") << set;
       EXPECT_EQ(status_line(pid, "NoNewPrivs"), "1");
@@ -86,6 +85,30 @@ TEST(GhostKeeper, HasTheOwnersIdsAndNoCapabilities) {
     EXPECT_EQ(::prctl(PR_GET_DUMPABLE), 0);
     EXPECT_EQ(status_line(::getpid(), "Uid"), "0\t0\t0\t0");
     EXPECT_NE(status_line(::getpid(), "CapEff"), "0000000000000000");
+  });
+}
+
+std::string name_of(pid_t pid) {
+  auto text = read_file(std::format("/proc/{}/comm", pid));
+  return text ? text->substr(0, text->size() - 1) : std::string();
+}
+
+TEST(GhostKeeper, HasTheProcessesName) {
+  in_pid_namespace([] {
+    KeeperHarness harness;
+    auto name = [&](const std::string& wish) {
+      EXPECT_TRUE(
+          harness.keeper.update({.add = {{.pid = kFirst, .uid = 5, .name = wish}}}).empty());
+      EXPECT_TRUE(harness.run_until([&] { return name_of(kFirst) == wish.substr(0, 15); })) << wish;
+    };
+    for (const char* wish : {"sleep", "a) b\n", "", "sixteen-bytes-xx"}) name(wish);
+    EXPECT_EQ(harness.act([] { return kill_errno(kFirst, SIGSTOP); }), 0);
+    harness.await_signals(1);
+    // Also that of a stopped one: it is told that the process is not.
+    name("other");
+    EXPECT_EQ(harness.act([] { return kill_errno(kFirst, SIGKILL); }), 0);
+    harness.await_signals(2);
+    EXPECT_EQ(name_of(kFirst), "other");
   });
 }
 

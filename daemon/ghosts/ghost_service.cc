@@ -1,6 +1,7 @@
 #include "daemon/ghosts/ghost_service.h"
 
 #include <sys/epoll.h>
+#include <sys/random.h>
 #include <sys/signalfd.h>
 
 #include <csignal>
@@ -18,13 +19,15 @@ constexpr auto kSendAgain = milliseconds(10);
 constexpr std::size_t kMaxWaiting = 65'536;
 constexpr std::size_t kMaxQueuedBytes = 1U << 20;
 
-wire::Message to_message(const GhostSignal& signal) {
+wire::Message to_message(const GhostSignal& signal, std::uint64_t keeper, std::uint64_t sequence) {
   wire::Message message;
   auto& body = *message.mutable_ghost_signal();
   body.set_pid(static_cast<std::uint32_t>(signal.pid));
   body.set_signal(static_cast<std::uint32_t>(signal.signal));
   body.set_sender_pid(static_cast<std::uint32_t>(signal.sender_pid));
   body.set_sender_uid(signal.sender_uid);
+  body.set_keeper(keeper);
+  body.set_sequence(sequence);
   return message;
 }
 
@@ -32,7 +35,12 @@ wire::Message to_message(const GhostSignal& signal) {
 GhostUpdate from_wire(const wire::GhostUpdate& body) {
   GhostUpdate update{.full = body.full()};
   for (const auto& ghost : body.add())
-    update.add.push_back({static_cast<pid_t>(ghost.pid()), ghost.uid(), ghost.gid()});
+    update.add.push_back({.pid = static_cast<pid_t>(ghost.pid()),
+                          .uid = ghost.uid(),
+                          .gid = ghost.gid(),
+                          .group = static_cast<pid_t>(ghost.group()),
+                          .name = ghost.name(),
+                          .stopped = ghost.stopped()});
   for (auto pid : body.remove()) update.remove.push_back(static_cast<pid_t>(pid));
   return update;
 }
@@ -41,13 +49,14 @@ GhostUpdate from_wire(const wire::GhostUpdate& body) {
 
 GhostService::GhostService(std::string socket_path)
     : socket_path_(std::move(socket_path)), keeper_(loop_, [this](const GhostSignal& signal) {
-        waiting_.push_back(signal);
+        waiting_[next_sequence_++] = signal;
         if (waiting_.size() >= kMaxWaiting) keeper_.pause(true);
         send_signals();
       }) {}
 
 Result<void> GhostService::start() {
   GESTALT_TRY(keeper_.start());  // blocks all signals
+  if (::getrandom(&id_, sizeof id_, 0) != sizeof id_) return fail_errno(errno, "get a number");
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
@@ -74,11 +83,13 @@ void GhostService::connect() {
   wire::Message hello;
   hello.mutable_ghost_report()->set_ghosts(static_cast<std::uint32_t>(keeper_.size()));
   send(hello);
+  next_to_send_ = 1;
   send_signals();
 }
 
 void GhostService::on_message(const wire::Message& message) {
   if (message.has_ghost_update()) return on_update(message);
+  if (message.has_ghost_signals_done()) return on_done(message.ghost_signals_done());
   auto error = fail(ErrorCode::kProtocol, "gestalt-ghosts does not know this message").error();
   log::warning("request failed", log::field("error", error.text()));
   send(error_reply(message.request_id(), error));
@@ -99,14 +110,20 @@ void GhostService::on_update(const wire::Message& message) {
   send(reply);
 }
 
-void GhostService::send_signals() {
-  while (!waiting_.empty() && connected() && channel_->queued_bytes() < kMaxQueuedBytes) {
-    auto message = to_message(waiting_.front());
-    waiting_.pop_front();
-    send(message);
-  }
+void GhostService::on_done(const wire::GhostSignalsDone& done) {
+  for (auto sequence : done.sequences())
+    if (sequence < next_to_send_) waiting_.erase(sequence);
   if (waiting_.size() < kMaxWaiting / 2) keeper_.pause(false);
-  if (waiting_.empty() || !connected() || std::exchange(sending_later_, true)) return;
+}
+
+void GhostService::send_signals() {
+  auto next = waiting_.lower_bound(next_to_send_);
+  for (; next != waiting_.end() && connected() && channel_->queued_bytes() < kMaxQueuedBytes;
+       ++next) {
+    send(to_message(next->second, id_, next->first));
+    next_to_send_ = next->first + 1;
+  }
+  if (next == waiting_.end() || !connected() || std::exchange(sending_later_, true)) return;
   (void)loop_.after(kSendAgain, [this] {
     sending_later_ = false;
     send_signals();

@@ -2,7 +2,7 @@
 // restarts. Takes GhostUpdate, answers GhostReport, sends GhostSignal.
 #pragma once
 
-#include <deque>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -24,6 +24,7 @@ class GhostService {
   void connect();
   void on_message(const wire::Message& message);
   void on_update(const wire::Message& message);
+  void on_done(const wire::GhostSignalsDone& done);
   // The signals that wait, as far as gestaltd takes them.
   void send_signals();
   void send(const wire::Message& message);
@@ -31,7 +32,11 @@ class GhostService {
 
   std::string socket_path_;
   EventLoop loop_;
-  std::deque<GhostSignal> waiting_;
+  std::uint64_t id_ = 0;
+  std::uint64_t next_sequence_ = 1;
+  // By their sequence. Those on their way are sent again to the next gestaltd.
+  std::map<std::uint64_t, GhostSignal> waiting_;
+  std::uint64_t next_to_send_ = 1;
   bool sending_later_ = false;
   Fd signals_;
   std::unique_ptr<MessageChannel> channel_;

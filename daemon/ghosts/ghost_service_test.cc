@@ -85,6 +85,7 @@ class Daemon {
     *error.mutable_error() = to_wire(reply.error());
     return error;
   }
+  void say(const wire::Message& message) { EXPECT_TRUE(channel_->send(message)); }
   [[nodiscard]] pid_t program() const { return program_; }
 
  private:
@@ -156,6 +157,38 @@ TEST(GhostService, OutlivesTheDaemon) {
       came.emplace(message.ghost_signal().pid(), message.ghost_signal().signal());
     }
     EXPECT_EQ(came, expected);
+  });
+}
+
+// What gestaltd had taken, but not yet delivered, when it died.
+TEST(GhostService, TellsTheNextDaemonWhatIsNotDone) {
+  in_pid_namespace([] {
+    Daemon daemon;
+    (void)daemon.next();
+    (void)daemon.ask(update_of({kFirst}));
+    std::vector<wire::GhostSignal> taken;
+    for (int signal : {SIGHUP, SIGINT, SIGTERM, SIGUSR1}) {
+      EXPECT_EQ(::kill(kFirst, signal), 0);
+      taken.push_back(daemon.next().ghost_signal());
+      EXPECT_NE(taken.back().keeper(), 0U);
+      EXPECT_EQ(taken.back().sequence(), taken.size());
+    }
+    wire::Message done;
+    done.mutable_ghost_signals_done()->add_sequences(2);
+    done.mutable_ghost_signals_done()->add_sequences(4);
+    done.mutable_ghost_signals_done()->add_sequences(5);  // there is none yet
+    daemon.say(done);
+    (void)daemon.ask(update_of({kFirst}));
+    daemon.go_away();
+    daemon.listen();
+    EXPECT_TRUE(daemon.next().has_ghost_report());
+    EXPECT_EQ(::kill(kFirst, SIGUSR2), 0);
+    for (auto [sequence, signal] : {std::pair{1, SIGHUP}, {3, SIGTERM}, {5, SIGUSR2}}) {
+      auto message = daemon.next();
+      expect_signal(message, kFirst, signal);
+      EXPECT_EQ(message.ghost_signal().sequence(), static_cast<std::uint64_t>(sequence));
+      EXPECT_EQ(message.ghost_signal().keeper(), taken[0].keeper());
+    }
   });
 }
 

@@ -98,6 +98,26 @@ TEST(GhostSignals, StoppedItHoldsTheOthersBack) {
   });
 }
 
+TEST(GhostSignals, ContinuedWithItsProcessItTakesThem) {
+  in_pid_namespace([] {
+    KeeperHarness harness;
+    Ghost ghost{.pid = kFirst, .stopped = true};
+    ASSERT_TRUE(harness.keeper.update({.add = {ghost}}).empty());
+    EXPECT_EQ(harness.act([] { return kill_errno(kFirst, SIGSTOP); }), 0);
+    EXPECT_EQ(harness.act([] { return kill_errno(kFirst, SIGTERM); }), 0);
+    harness.await_signals(1);
+    ASSERT_TRUE(harness.keeper.update({.add = {ghost}}).empty());
+    harness.await_signals(1);
+    EXPECT_EQ(state_of(kFirst), 'T');
+    ghost.stopped = false;
+    ASSERT_TRUE(harness.keeper.update({.add = {ghost}}).empty());
+    harness.await_signals(2);
+    // Our SIGCONT is nobody's.
+    EXPECT_THAT(harness.signals_of(kFirst), ElementsAre(SIGSTOP, SIGTERM));
+    EXPECT_EQ(state_of(kFirst), 'S');
+  });
+}
+
 TEST(GhostSignals, KilledItIsMadeAgain) {
   in_pid_namespace([] {
     KeeperHarness harness;

@@ -21,8 +21,9 @@ struct GhostRecord {
 
 inline constexpr std::uint32_t kGhostRecords = 8;  // a power of two
 // What a ghost needs is below 300 bytes: no signal is ever delivered on its stack.
-inline constexpr std::size_t kGhostStackBytes = 512;
-// Carried by the signal with which the keeper wakes a ghost that is to leave.
+inline constexpr std::size_t kGhostStackBytes = 448;
+// Carried by the signals of the keeper: one that wakes a ghost which is to leave or to take
+// another name, and SIGCONT for one that is not to be stopped any more. Never reported.
 inline constexpr int kGhostNudgeSignal = 64;
 inline constexpr int kGhostNudgeCode = -0x6700;
 
@@ -36,10 +37,12 @@ struct alignas(64) GhostSlot {
   pid_t keeper_pid;
   int wake_fd;  // an eventfd
   std::uint32_t dirty_bit;
+  std::array<char, 16> name;          // as PR_SET_NAME takes it
   std::atomic<std::uint64_t>* dirty;  // its bit is set after each record
 
   std::atomic<std::uint32_t> state;    // a GhostState, and a futex; by the ghost
   std::atomic<std::uint32_t> leave;    // set by the keeper: report what is pending, and end
+  std::atomic<std::uint32_t> renamed;  // set by the keeper: take the name again
   std::atomic<std::uint32_t> written;  // records so far; by the ghost
   std::atomic<std::uint32_t> read;     // by the keeper; a futex
   std::atomic<std::uint32_t> full;     // the ghost waits for `read` to change

@@ -36,15 +36,11 @@ template <class T>
   __user_cap_data_struct none[2] = {};
   if (done == 0) done = raw_syscall(SYS_capset, address(header), reinterpret_cast<long>(none));
   if (done == 0) done = raw_syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1);
-  // A session and group of its own: what is sent to the keeper's group is not for ghosts, and
-  // within a session everybody may send SIGCONT.
-  if (done == 0 && raw_syscall(SYS_setsid) < 0) done = -EPERM;
   // The change of ids made the address space as dumpable as fs.suid_dumpable says, and
   // forgot the signal of the parent's death.
   if (done == 0) done = raw_syscall(SYS_prctl, PR_SET_DUMPABLE, 0);
   if (done == 0) done = raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
-  static constexpr char kName[] = "ghost";
-  if (done == 0) done = raw_syscall(SYS_prctl, PR_SET_NAME, reinterpret_cast<long>(kName));
+  if (done == 0) done = raw_syscall(SYS_prctl, PR_SET_NAME, address(slot.name));
   // The keeper may have died before there was a signal for it.
   if (done == 0 && raw_syscall(SYS_getppid) != slot.keeper_pid) exit_thread(0);
   return done;
@@ -78,7 +74,7 @@ template <class T>
 }
 
 [[gnu::always_inline]] inline bool is_nudge(const GhostSlot& slot, const siginfo_t& info) {
-  return slot.leave.load() != 0 && info.si_signo == kGhostNudgeSignal &&
+  return (info.si_signo == kGhostNudgeSignal || info.si_signo == SIGCONT) &&
          info.si_code == kGhostNudgeCode && info.si_pid == slot.keeper_pid;
 }
 
@@ -101,6 +97,7 @@ void run_ghost(void* argument) {
                               leaving ? address(kNow) : 0, sizeof kAllSignals);
     if (signal == -EAGAIN && leaving) break;
     if (signal > 0 && !is_nudge(slot, info)) record(slot, info);
+    if (slot.renamed.exchange(0) != 0) raw_syscall(SYS_prctl, PR_SET_NAME, address(slot.name));
   }
   exit_thread(0);
 }
