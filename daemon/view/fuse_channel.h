@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "common/clock.h"
 #include "common/event_loop.h"
 #include "common/fd.h"
 
@@ -38,6 +39,8 @@ class FuseChannel {
   std::function<void()> on_end_;
   fuse_session* session_ = nullptr;
   fuse_buf buffer_{};
+  Clock::time_point answered_;  // the last request
+  int soon_ones_ = 0;           // that came right after the last answer, in a row
 };
 
 }  // namespace gestalt
