@@ -20,6 +20,7 @@ namespace {
 //   kRemote | serial << 8 | place    another node's; place 0: /proc/PID, n: its n-th entry,
 //                                    126: attr/current; 128 more: the same in task/PID
 //   kDynamic | id                    what only the node knows of: fd/3, task/7/stat
+//   LocalDirectories::kMark | …      .PID and what is in it
 constexpr std::uint64_t kNames = 0x1000;
 constexpr std::uint64_t kLocal = 1ULL << 40;
 constexpr std::uint64_t kRemote = 1ULL << 41;
@@ -31,6 +32,7 @@ constexpr double kForever = 3600;
 constexpr double kFetchedSeconds = 0.5;
 constexpr auto kFetchedFresh = std::chrono::milliseconds(500);
 constexpr std::size_t kFetchedKept = 512;
+constexpr int kHandleMilliseconds = 200;     // for the kernel to walk a path again
 constexpr time_t kSomeTime = 1'000'000'000;  // mtime: constant while a content is
 
 std::optional<std::uint32_t> number(std::string_view text) {
@@ -59,7 +61,10 @@ int errno_of(const Error& error) {
 }  // namespace
 
 ProcessFs::ProcessFs(const ClusterModel& model, ProcessFsOptions options, Fetch fetch)
-    : model_(model), options_(std::move(options)), fetch_(std::move(fetch)) {
+    : model_(model),
+      options_(std::move(options)),
+      fetch_(std::move(fetch)),
+      local_directories_(options_.native.get(), options_.native_path) {
   int fd = ::openat(options_.native.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (DIR* listing = fd < 0 ? nullptr : ::fdopendir(fd)) {
     while (const dirent* entry = ::readdir(listing)) {
@@ -78,6 +83,11 @@ ProcessFs::Node ProcessFs::node_of(std::uint64_t inode) const {
   if (inode == FUSE_ROOT_ID) {
     node.kind = Node::Kind::kRoot;
     node.mode = S_IFDIR | 0555;
+  } else if (LocalDirectories::is_one(inode)) {
+    auto there = local_directories_.attributes(inode);
+    if (!there) return node;
+    node.kind = Node::Kind::kLocalDirectory;
+    node.mode = there->st_mode;
   } else if ((inode & kDynamic) != 0) {
     auto found = dynamic_.find(inode);
     if (found == dynamic_.end()) return node;
@@ -151,6 +161,9 @@ std::optional<std::string> ProcessFs::content(const Node& node) const {
 }
 
 struct stat ProcessFs::attributes(std::uint64_t inode, const Node& node) const {
+  using Attributes = struct stat;
+  if (node.kind == Node::Kind::kLocalDirectory)
+    return local_directories_.attributes(inode).value_or(Attributes{});
   struct stat out{};
   out.st_ino = inode;
   out.st_mode = node.mode;
@@ -204,7 +217,7 @@ void ProcessFs::forget(fuse_ino_t inode, std::uint64_t count) {
 
 // ------------------------------------------------------------------- lookups
 
-void ProcessFs::reply_entry(fuse_req_t request, std::uint64_t inode) {
+void ProcessFs::reply_entry(fuse_req_t request, std::uint64_t inode, bool may_change) {
   Node node = node_of(inode);
   fuse_entry_param entry{};
   entry.ino = inode;
@@ -215,6 +228,9 @@ void ProcessFs::reply_entry(fuse_req_t request, std::uint64_t inode) {
     ++found->second.lookups;
     entry.entry_timeout = kFetchedSeconds;
   }
+  if (node.kind == Node::Kind::kLocalDirectory)
+    entry.entry_timeout = entry.attr_timeout = kFetchedSeconds;
+  if (may_change) entry.entry_timeout = entry.attr_timeout = 0;
   if (fuse_reply_entry(request, &entry) != 0) forget(inode, 1);
 }
 
@@ -228,6 +244,9 @@ void ProcessFs::lookup(fuse_req_t request, fuse_ino_t parent, std::string_view n
       return lookup_in_process(request, node, name);
     case Node::Kind::kDynamic:
       return lookup_dynamic(request, node, name);
+    case Node::Kind::kLocalDirectory:
+      if (auto found = local_directories_.find(parent, name)) return reply_entry(request, *found);
+      return (void)fuse_reply_err(request, ENOENT);
     default:
       fuse_reply_err(request, ENOENT);
   }
@@ -238,15 +257,55 @@ void ProcessFs::lookup_in_root(fuse_req_t request, std::string_view name) {
     const ViewedTask* task = model_.find(*pid);
     if (task != nullptr) {
       if (!visible(*task, *fuse_req_ctx(request))) return (void)fuse_reply_err(request, ENOENT);
+      if (leads_to_ghost(*fuse_req_ctx(request), *pid))
+        return reply_entry(request, kLocal | *pid, true);
       return reply_entry(request, kRemote | (task->serial << 8));
     }
     if (!is_local(name, *fuse_req_ctx(request))) return (void)fuse_reply_err(request, ENOENT);
     local_seen_.insert(*pid);
     return reply_entry(request, kLocal | *pid);
   }
+  if (auto directory = local_directories_.find_in_root(name)) {
+    auto pid = name.substr(1);
+    if (model_.find(number(pid).value_or(0)) != nullptr || !is_local(pid, *fuse_req_ctx(request)))
+      return (void)fuse_reply_err(request, ENOENT);
+    return reply_entry(request, *directory);
+  }
   auto found = std::ranges::find(names_, name);
   if (found == names_.end()) return (void)fuse_reply_err(request, ENOENT);
   reply_entry(request, kNames + static_cast<std::uint64_t>(found - names_.begin()));
+}
+
+// pidfd_send_signal(2) takes the directory of a process in procfs for a process, and killall(1)
+// relies on it. Ours is no such thing, but the ghost's is. Who opens /proc/PID, and neither to
+// list it (opendir(3) has O_NONBLOCK) nor as what must not be a link, gets that one: ESTALE has
+// the kernel walk the path again and ask us anew (Documentation/filesystems/path-lookup.rst), and
+// then the name is a link for this thread.
+bool ProcessFs::wants_handle(const Node& node, const fuse_ctx& caller, int flags) {
+  constexpr int kOthers = O_NONBLOCK | O_NOFOLLOW;
+  if (node.kind != Node::Kind::kProcess || node.in_task || options_.hidepid != 0) return false;
+  if ((flags & O_DIRECTORY) == 0 || (flags & kOthers) != 0) return false;
+  auto now = Clock::now();
+  std::erase_if(handles_, [now](const auto& entry) {
+    return now - entry.second.since > std::chrono::milliseconds(kHandleMilliseconds);
+  });
+  auto before = handles_.find(caller.pid);
+  bool in_vain = before != handles_.end() && before->second.pid == node.task->pid;
+  if (in_vain || caller.pid == 0) return false;
+  struct stat ghost{};
+  if (::fstatat(options_.native.get(), std::to_string(node.task->pid).c_str(), &ghost, 0) != 0)
+    return false;
+  // Once to see that the directory is not what it was, once to find the link.
+  handles_[caller.pid] = {.pid = node.task->pid, .lookups = 2, .since = now};
+  return true;
+}
+
+bool ProcessFs::leads_to_ghost(const fuse_ctx& caller, std::uint32_t pid) {
+  auto found = handles_.find(caller.pid);
+  if (found == handles_.end() || found->second.pid != pid || found->second.lookups == 0)
+    return false;
+  --found->second.lookups;
+  return true;
 }
 
 void ProcessFs::lookup_in_process(fuse_req_t request, const Node& parent, std::string_view name) {
@@ -302,7 +361,8 @@ void ProcessFs::getattr(fuse_req_t request, fuse_ino_t inode) {
   if (inode == FUSE_ROOT_ID && !ready_) return held_.push_back(request);
   if (!is_fetched(node)) {
     auto out = attributes(inode, node);
-    return (void)fuse_reply_attr(request, &out, kForever);
+    bool changes = node.kind == Node::Kind::kLocalDirectory;
+    return (void)fuse_reply_attr(request, &out, changes ? kFetchedSeconds : kForever);
   }
   auto reader = fuse_req_ctx(request)->uid;
   fetch_content(inode, node, reader, [this, request, inode](const Result<const Fetched*>& fetched) {
@@ -331,8 +391,18 @@ void ProcessFs::readlink(fuse_req_t request, fuse_ino_t inode) {
                                                  name);
     return (void)fuse_reply_readlink(request, target.c_str());
   }
-  if (node.task == nullptr) return (void)fuse_reply_err(request, ESRCH);
   auto caller = fuse_req_ctx(request)->uid;
+  if (node.kind == Node::Kind::kLocalDirectory) {
+    auto target = local_directories_.target(inode, caller);
+    if (target) {
+      fuse_reply_readlink(request, target->c_str());
+    } else {
+      fuse_reply_err(request, errno_of(target.error()));
+    }
+    if (invalidator_) invalidator_->inode(inode);  // it may change
+    return;
+  }
+  if (node.task == nullptr) return (void)fuse_reply_err(request, ESRCH);
   if (caller != 0 && caller != node.task->private_uid) return (void)fuse_reply_err(request, EACCES);
   fetch(node, wire::ViewFetch::LINK, caller,
         [this, request, inode](const Result<wire::ViewFetched>& answer) {

@@ -19,6 +19,7 @@
 #include "daemon/view/cluster_model.h"
 #include "daemon/view/fuse_channel.h"
 #include "daemon/view/invalidator.h"
+#include "daemon/view/local_directories.h"
 
 namespace gestalt {
 
@@ -52,7 +53,17 @@ class ProcessFs {
  private:
   // A node of the tree, by its inode number (see process_fs.cc).
   struct Node {
-    enum class Kind { kNone, kRoot, kName, kLocal, kProcess, kEntry, kLabel, kDynamic };
+    enum class Kind {
+      kNone,
+      kRoot,
+      kName,
+      kLocal,
+      kLocalDirectory,
+      kProcess,
+      kEntry,
+      kLabel,
+      kDynamic
+    };
     Kind kind = Kind::kNone;
     std::size_t index = 0;  // of the name or the entry
     std::uint32_t pid = 0;  // local
@@ -66,6 +77,12 @@ class ProcessFs {
     std::string path;
     mode_t mode = 0;
     std::uint64_t lookups = 0;
+  };
+  // An open() on its way that is to get the directory of a ghost.
+  struct Handle {
+    std::uint32_t pid = 0;
+    int lookups = 0;  // that are still to lead there
+    Clock::time_point since;
   };
   struct Fetched {
     std::string content;
@@ -91,9 +108,11 @@ class ProcessFs {
 
   void lookup(fuse_req_t request, fuse_ino_t parent, std::string_view name);
   void lookup_in_root(fuse_req_t request, std::string_view name);
+  [[nodiscard]] bool wants_handle(const Node& node, const fuse_ctx& caller, int flags);
+  [[nodiscard]] bool leads_to_ghost(const fuse_ctx& caller, std::uint32_t pid);
   void lookup_in_process(fuse_req_t request, const Node& parent, std::string_view name);
   void lookup_dynamic(fuse_req_t request, const Node& parent, std::string_view name);
-  void reply_entry(fuse_req_t request, std::uint64_t inode);
+  void reply_entry(fuse_req_t request, std::uint64_t inode, bool may_change = false);
   void getattr(fuse_req_t request, fuse_ino_t inode);
   void readlink(fuse_req_t request, fuse_ino_t inode);
   void forget(fuse_ino_t inode, std::uint64_t count);
@@ -120,6 +139,8 @@ class ProcessFs {
   const ClusterModel& model_;
   ProcessFsOptions options_;
   Fetch fetch_;
+  LocalDirectories local_directories_;
+  std::map<pid_t, Handle> handles_;  // by thread
   std::vector<std::string> names_;
   std::vector<bool> is_machine_;
   std::unordered_map<std::uint64_t, Dynamic> dynamic_;

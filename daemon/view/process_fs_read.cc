@@ -47,6 +47,7 @@ ProcessFs::Listing ProcessFs::list_root(const fuse_ctx& caller) const {
     for (; local != pids.end() && *local < limit; ++local) {
       auto name = std::to_string(*local);
       if (options_.hidepid == 2 && !is_local(name, caller)) continue;
+      out.push_back({.name = "." + name, .inode = kLocal | *local, .mode = S_IFDIR | 0555});
       out.push_back({.name = std::move(name), .inode = kLocal | *local, .mode = S_IFDIR | 0555});
     }
   };
@@ -84,12 +85,17 @@ ProcessFs::Listing ProcessFs::list_process(fuse_ino_t inode, const Node& node) c
 
 void ProcessFs::opendir(fuse_req_t request, fuse_ino_t inode, fuse_file_info* file) {
   Node node = node_of(inode);
+  if (wants_handle(node, *fuse_req_ctx(request), file->flags))
+    return (void)fuse_reply_err(request, ESTALE);
   Listing listing;
   auto name = node.kind == Node::Kind::kEntry ? process_entries()[node.index].name : "";
   bool is_thread = node.kind == Node::Kind::kDynamic && node.path.starts_with("task/") &&
                    std::ranges::count(node.path, '/') == 1;
   if (node.kind == Node::Kind::kRoot) {
     listing = list_root(*fuse_req_ctx(request));
+  } else if (node.kind == Node::Kind::kLocalDirectory) {
+    for (auto& entry : local_directories_.list(inode))
+      listing.push_back({.name = std::move(entry.name), .inode = entry.inode, .mode = entry.mode});
   } else if (node.kind == Node::Kind::kProcess || name == "attr" || is_thread) {
     listing = list_process(inode, node);
   } else if (node.kind == Node::Kind::kEntry || node.kind == Node::Kind::kDynamic) {

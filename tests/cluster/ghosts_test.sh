@@ -89,6 +89,95 @@ test_stop_and_continue() {
   await_status stopped 137
 }
 
+# Also when it is continued in another way.
+test_signals_to_a_stopped_process() {
+  start_target held node1 'trap "echo got TERM; exit 9" TERM; while :; do sleep 0.1; done'
+  view "kill -STOP $pid"
+  wait_until 10 state_is node1 "$pid" T
+  view "kill -TERM $pid"
+  sleep 2
+  state_is node1 "$pid" T
+  gestalt kill -CONT "$pid"
+  await_status held 9
+}
+
+test_process_groups() {
+  local children
+  start_target group node1 'echo "group $(ps -o pgid= -p $$)"; sleep 1030 & sleep 1031 & wait; exit 3'
+  wait_until 10 grep -q '^group ' "$scratch/group.out"
+  [[ $(sed -n 's/^group *//p' "$scratch/group.out") == "$pid" ]] || fail "not a group's leader"
+  children=$(view "pgrep -g $pid" | grep -vx "$pid" | xargs)
+  [[ $(wc -w <<<"$children") == 2 ]] || fail "not two children: $children"
+  group_shows() {
+    local each
+    for each in $children; do state_is node1 "$each" "$1" || return; done
+  }
+  for each in $children; do wait_until 15 can_signal "$each"; done
+  view "kill -STOP -- -$pid"
+  wait_until 10 group_shows T
+  wait_until 10 state_is node1 "$pid" T
+  view "kill -CONT -- -$pid"
+  wait_until 10 group_shows S
+  expect_exit 1 view_as alice "kill -TERM -- -$pid 2>/dev/null"
+  view "kill -TERM -- -$pid"
+  await_status group 143
+  for each in $children; do wait_until 15 cannot_signal "$each"; done
+  expect_exit 1 view "kill -TERM -- -$pid 2>/dev/null"
+}
+
+# The group is still there when its leader is not.
+test_a_group_without_its_leader() {
+  local child group
+  start headless node2 sh -c 'setsid sh -c "sleep 1032 & echo child \$!; exec sleep 1033" &
+    sleep 1; echo "ready $$" >&2; sleep 1034'
+  await_pid headless
+  child=$(sed -n 's/^child //p' "$scratch/headless.out")
+  group=$(view "ps -o pgid= -p $child" | xargs)
+  wait_until 15 can_signal "$child"
+  view "kill -KILL $group"
+  wait_until 15 cannot_signal "$group"
+  can_signal "$child"
+  view "kill -TERM -- -$group"
+  wait_until 15 cannot_signal "$child"
+  view "kill -TERM -- -$pid"
+  await_status headless 143
+}
+
+# What is on its way when the daemons stop is not lost, and not done twice.
+test_signals_while_a_daemon_is_away() {
+  local node
+  start away node1 python3 -c 'import os, signal, time
+def heard(number, _):
+    print("got", number, flush=True)
+    if number == signal.SIGTERM: os._exit(4)
+for number in (signal.SIGRTMIN, signal.SIGRTMIN + 1, signal.SIGTERM): signal.signal(number, heard)
+os.write(2, b"ready %d\n" % os.getpid())
+while True: time.sleep(0.05)'
+  await_pid away
+  wait_until 15 can_signal "$pid"
+  heard_of() { [[ $(grep -c "got $1" "$scratch/away.out") == "$2" ]]; }
+  local stopped sender
+  for stopped in 1:leader 2:node1; do
+    node=${stopped#*:}
+    on leader rm -f /var/tmp/signals-go /var/tmp/signals-gone
+    # No session begins without the leader's daemon.
+    view "touch /var/tmp/signals-wait; until [ -e /var/tmp/signals-go ]; do sleep 0.1; done
+      kill -34 $pid; kill -34 $pid; kill -35 $pid; touch /var/tmp/signals-gone" &
+    sender=$!
+    wait_until 20 on leader rm /var/tmp/signals-wait
+    sandbox daemon "$node" kill
+    on leader touch /var/tmp/signals-go
+    wait_until 20 on leader test -e /var/tmp/signals-gone
+    sandbox daemon "$node" start
+    wait_until 20 healthy node1
+    wait_until 20 heard_of 35 "${stopped%:*}"
+    wait "$sender" || true
+  done
+  heard_of 34 4 || fail "$(cat "$scratch/away.out")"
+  view "kill $pid"
+  await_status away 4
+}
+
 test_pkill_and_killall_by_name() {
   local name=ghost-$$ first
   on leader cp /usr/bin/sleep "/usr/local/bin/$name"
@@ -104,19 +193,46 @@ test_pkill_and_killall_by_name() {
   await_status two 143
 }
 
-# killall(1) signals by a descriptor of /proc/PID: of a remote one that is no process.
+# killall(1) signals by a descriptor of /proc/PID.
 test_killall_by_name() {
-  local name=ghostall-$$ message
+  local name=ghostall-$$
   on leader cp /usr/bin/sleep "/usr/local/bin/$name"
   view "$name 1024 & killall $name; wait" # the leader's own
   start_target all node1 exec "$name" 1025
   wait_until 10 shown_on "$pid" node1
-  message=$(view "killall $name 2>&1") || {
-    assert_contains "$message" "Bad file descriptor"
-    ! ended all || fail "killall complains, but it was ended"
-    skip "killall does not reach remote processes"
-  }
+  expect_exit 1 view_as alice "killall $name 2>/dev/null"
+  ! ended all || fail "alice has ended root's process"
+  view "killall $name"
   await_status all 143
+  user=alice start_target hers node2 'sleep 1035 & exec '"$name"' 1026'
+  start_target too node1 exec "$name" 1027
+  wait_until 15 view_as alice "killall -0 $name 2>/dev/null"
+  view_as alice "killall -q $name" || true
+  await_status hers 143
+  ! ended too || fail "alice has ended root's process"
+  # Of the group that the name leads to.
+  view "killall -g $name"
+  await_status too 143
+}
+
+# What opens /proc/PID otherwise sees the process.
+test_directories_of_processes() {
+  start_target listed node1
+  wait_until 10 shown_on "$pid" node1
+  assert_contains "$(view "ls /proc/$pid")" cmdline
+  assert_contains "$(view "find /proc/$pid -maxdepth 1 -name stat")" stat
+  assert_eq "$(view "cd /proc/$pid; cat comm")" sleep
+  assert_eq "$(view "python3 -c 'import os, signal
+for _ in range(20):
+    fd = os.open(\"/proc/$pid\", os.O_RDONLY | os.O_DIRECTORY)
+    signal.pidfd_send_signal(fd, 0)
+    os.close(fd)
+    assert os.readlink(\"/proc/$pid/exe\").endswith(\"sleep\")
+    assert \"cmdline\" in os.listdir(\"/proc/$pid\")
+    break
+print(open(\"/proc/$pid/comm\").read())'")" sleep
+  view "kill $pid"
+  await_status listed 143
 }
 
 test_a_user_signals_his_own_only() {

@@ -242,35 +242,83 @@ print(float(first.split()[0]) - $a)"' >"$scratch/out"
   awk '{ exit !($1 >= 0.2) }' "$scratch/out" || fail "uptime stands still: $(cat "$scratch/out")"
 }
 
-test_interactive_top_shows_a_remote_process() {
-  local terminal="tmux -L view-$$"
+# What COMMAND, in a session of USER on a terminal, shows at some time: all of the patterns. Then
+# it is told to end: on_screen USER COMMAND PATTERN…
+on_screen() {
+  local user=$1 command=$2 terminal="tmux -L view-$$"
+  shift 2
+  on_as "$user" leader sh -c "TERM=xterm $terminal new-session -d -x 160 -y 48 \"gestalt shell -c '$command'\"" </dev/null
+  shows_all() {
+    local screen pattern
+    screen=$(on_as "$user" leader sh -c "$terminal capture-pane -p") || return
+    for pattern; do grep -qE -- "$pattern" <<<"$screen" || return; done
+  }
+  (wait_until 15 shows_all "$@") || {
+    on_as "$user" leader sh -c "$terminal capture-pane -p; $terminal kill-server" || true
+    fail "not on the screen of $command: $*"
+  }
+  on_as "$user" leader sh -c "$terminal send-keys q"
+  ended_it() { ! on_as "$user" leader sh -c "$terminal has-session"; }
+  wait_until 10 ended_it
+}
+
+test_interactive_top() {
   start burner node2 sh -c 'echo "ready $$" >&2; while :; do :; done'
   await_pid burner
-  on leader sh -c "TERM=xterm $terminal new-session -d -x 160 -y 48 \"gestalt shell -c 'top -d 0.5'\"" </dev/null
-  top_shows() { on leader sh -c "$terminal capture-pane -p" | grep -qE "^ *$pid root .* R .* sh"; }
-  (wait_until 15 top_shows) || {
-    on leader sh -c "$terminal capture-pane -p; $terminal kill-server" || true
-    fail "top does not show $pid"
-  }
-  on leader sh -c "$terminal send-keys q"
-  ended_it() { ! on leader sh -c "$terminal has-session"; }
-  wait_until 10 ended_it
+  on_screen root "top -d 0.5" "^ *$pid root .* R .* sh"
+  on_screen alice "top -d 0.5" "^ *$pid root .* R .* sh"
   on node2 pgrep -f 'while :; do :; done' >/dev/null
 }
 
-# htop leaves out the leader's own processes (docs/view.md), and shows all others.
-test_interactive_htop_shows_a_remote_process() {
-  local terminal="tmux -L view-$$" name=vh-$$
+test_interactive_htop() {
+  local name=vh-$$ user
   on leader cp /usr/bin/sleep "/usr/local/bin/$name"
   start shown node2 sh -c "echo \"ready \$\$\" >&2; exec $name 1013"
   await_pid shown
-  on leader sh -c "TERM=xterm $terminal new-session -d -x 160 -y 48 \"gestalt shell -c 'htop -d 5 -F $name'\"" </dev/null
-  htop_shows() { on leader sh -c "$terminal capture-pane -p" | grep -qE "^ *$pid +root .*$name 1013"; }
-  (wait_until 15 htop_shows) || {
-    on leader sh -c "$terminal capture-pane -p; $terminal kill-server" || true
-    fail "htop does not show $pid"
-  }
-  on leader sh -c "$terminal send-keys q; $terminal kill-server" || true
+  wait_until 10 shown_on "$pid" node2
+  for user in root alice; do
+    on_screen "$user" "exec $name 1041 & htop -d 5 -F $name; kill \$!" \
+      "^ *$pid +root .*$name 1013" "^ *[0-9]+ +$user .*$name 1041" "Tasks: [0-9]+"
+  done
+}
+
+# All that is there is among its tasks, also threads.
+test_htop_counts_all() {
+  start threads node1 python3 -c "$sleeper"
+  await_pid threads
+  wait_until 10 shown_on "$pid" node1
+  local counts
+  counts=$(view 'ps -eL -o lwp= | wc -l; ps -e -o pid= | wc -l')
+  read -r -d '' threads processes <<<"$counts" || true
+  ((threads >= processes + 3)) || fail "$threads threads of $processes processes"
+  # Not ps, wc and its shell; its own.
+  on_screen root "htop -d 5" "Tasks: ($((processes - 3))|$((processes - 2))|$((processes - 1))|$processes), "
+}
+
+# For htop there are directories of the leader's processes, too, which nobody else takes for more.
+test_directories_of_local_processes() {
+  # shellcheck disable=SC2016
+  view 'cd /proc/.$$ || exit
+    [ "$(readlink stat)" = /run/gestalt/proc/$$/stat ] || echo "stat is $(readlink stat)"
+    [ "$(cat comm)" = "$(cat /proc/$$/comm)" ] || echo "comm is $(cat comm)"
+    [ "$(readlink exe)" = "$(readlink /proc/$$/exe)" ] || echo "exe is $(readlink exe)"
+    cd /; [ "$(readlink /proc/.$$/cwd)" = / ] || echo "cwd is $(readlink /proc/.$$/cwd)"
+    [ "$(cat /proc/.$$/task/$$/comm)" = "$(cat /proc/$$/comm)" ] || echo "no thread"
+    [ "$(ls /proc/.$$ | sort | xargs)" = "$(ls /proc/$$/ | sort | xargs)" ] || echo "ls differs"
+    [ "$(ls /proc/.$$/task)" = $$ ] || echo "threads are $(ls /proc/.$$/task)"
+    [ "$(stat -c %U /proc/.$$)" = root ] || echo "owned by $(stat -c %U /proc/.$$)"
+    for name in .0 .x .01 .4190000 ..$$ .; do
+      [ "$name" = . ] || ! [ -e /proc/$name ] || echo "there is $name"
+    done
+    [ -z "$(ls /proc | grep "^[.]")" ] || echo "ls shows them"' >"$scratch/out"
+  assert_eq "$(cat "$scratch/out")" ""
+  start remote node1 sh -c 'echo "ready $$" >&2; exec sleep 1042'
+  await_pid remote
+  wait_until 10 shown_on "$pid" node1
+  expect_exit 1 view "[ -e /proc/.$pid ]"
+  # Of another user as little as in /proc.
+  # shellcheck disable=SC2016
+  assert_contains "$(view_as alice 'LC_ALL=C readlink -v /proc/.1/exe 2>&1; cat /proc/.1/comm')" "denied"
 }
 
 # --- files of a process ------------------------------------------------------
