@@ -9,7 +9,7 @@
 # shellcheck source=tests/cluster/view.sh
 . "$repo/tests/cluster/view.sh"
 
-readonly all=(leader node1 node2)
+readonly all=(leader node1 node2 node3)
 
 # --- the command -------------------------------------------------------------
 
@@ -93,8 +93,9 @@ test_ps_shows_each_process_once_on_its_node() {
   start_tree roots node1
   user=alice start_tree alices node1
   user=bob start_tree bobs node2
+  start_tree last node3
   start_tree local leader
-  expect_same_as_native node1 node2
+  expect_same_as_native node1 node2 node3
   no_pid_twice
   # The leader's, as far as they were there before and after.
   before=$(leaders_own)
@@ -141,6 +142,58 @@ test_they_come_and_go() {
   wait_until 10 not_shown "$pid"
   await_status coming 143
   [[ $(view "ls /proc/$pid 2>&1") == *"No such file"* ]] || fail "/proc/$pid is still there"
+}
+
+# Those that nobody waits for, with one whose parent has gone.
+readonly zombies='import os, sys, time
+def forked(run):
+    pid = os.fork()
+    if pid == 0:
+        run()
+        os._exit(0)
+    return pid
+made = [forked(lambda: None) for _ in range(200)]
+def detached():
+    os.setsid()
+    os.write(1, b"orphan %d\n" % forked(lambda: time.sleep(1000)))
+middle = forked(detached)
+os.waitpid(middle, 0)
+os.write(1, b"zombies %s\n" % " ".join(map(str, made)).encode())
+os.write(2, b"ready %d\n" % os.getpid())
+sys.stdin.readline()
+for pid in made: os.waitpid(pid, 0)
+os.write(1, b"waited\n")
+time.sleep(1000)'
+
+test_zombies_and_orphans() {
+  local node orphan mine
+  for node in node3 leader; do
+    mkfifo "$scratch/$node.fifo"
+    input=$scratch/$node.fifo start "zombies-$node" "$node" python3 -c "$zombies"
+    exec 8>"$scratch/$node.fifo"
+    await_pid "zombies-$node"
+    mine=$pid
+    zombies_shown() { [[ $(view "ps -o stat= --ppid $mine" | grep -c '^Z') == "$1" ]]; }
+    wait_until 10 zombies_shown 200
+    orphan=$(sed -n 's/^orphan //p' "$scratch/zombies-$node.out")
+    wait_until 10 shown_on "$orphan" "${node/leader/-}"
+    # As its node has it: its parent is the job's stand-in, its group that of who has gone.
+    assert_eq "$(view "ps -o ppid=,pgid=,sid= -p $orphan" | xargs)" \
+      "$(native "$node" "cut -d ' ' -f 4-6 $orphan/stat")" "parent, group and session of the orphan"
+    view "top -b -n1" >"$scratch/top"
+    awk '/^Tasks:/ { exit !($10 >= 200) }' "$scratch/top" || fail "top counts: $(sed -n 2p "$scratch/top")"
+    assert_contains "$(view "ps -o args= -p $(sed -n 's/^zombies \([0-9]*\).*/\1/p' "$scratch/zombies-$node.out")")" "defunct"
+    # A zombie takes signals, and they do nothing.
+    view "kill -KILL $(sed -n 's/^zombies //p' "$scratch/zombies-$node.out")"
+    [[ $node == leader ]] || expect_same_as_native "$node"
+    echo >&8
+    exec 8>&-
+    wait_until 10 zombies_shown 0
+    no_pid_twice
+    view "kill $orphan $mine"
+    await_status "zombies-$node" 143
+    wait_until 10 not_shown "$orphan"
+  done
 }
 
 test_a_fork_storm() {
@@ -195,7 +248,7 @@ test_process_tools() {
   tool "pgrep -fc '^$name 1010'" '^1$'
   tool "pidof $name" "^$child$"
   tool 'pstree -p' "\($pid\).*$name\($child\)"
-  tool "lsof -p $child" "^${name:0:9} $child alice cwd +DIR .* /home/alice" "^${name:0:9} $child alice txt .*/usr/local/bin/$name"
+  tool "lsof -p $child" "^${name:0:9} +$child +alice +cwd +DIR .* /home/alice" "^${name:0:9} +$child +alice +txt .*/usr/local/bin/$name"
   tool "pmap $child" "$name"
   tool "ps -L -p $child" "$child"
   tool "ps -u alice -o pid=" "$child"
@@ -203,6 +256,28 @@ test_process_tools() {
     "^$name alice $pid \\['$name', '1010'\\] sleeping /home/alice"
   tool "python3 -c 'import psutil; print(*[p.pid for p in psutil.process_iter([\"name\", \"username\", \"memory_info\", \"cpu_times\"])], sep=\"\\n\")'" "^$child$"
   tool w
+}
+
+# Who is not root reads less of others, and the rest is the same.
+test_tools_of_an_ordinary_user() {
+  local name=vu-$$ command
+  on leader cp /usr/bin/sleep "/usr/local/bin/$name"
+  user=bob start bobs node2 sh -c "$name 1050 & echo \"child \$!\"; echo \"ready \$\$\" >&2; wait"
+  await_pid bobs
+  local child
+  child=$(sed -n 's/^child //p' "$scratch/bobs.out")
+  wait_until 10 shown_on "$child" node2
+  for command in 'ps aux' 'ps -ef --forest' 'top -b -n1 -w 200' "pgrep -a $name" "pidof $name" 'pstree -p' \
+    'ps -eo pid,lxc,psr,numa,args' 'python3 -c "import psutil; print([p.pid for p in psutil.process_iter([\"name\", \"username\", \"status\", \"cpu_times\"])])"'; do
+    view_as alice "timeout 10 $command" >"$scratch/out" 2>"$scratch/err" || fail "$command: $? ($(cat "$scratch/err"))"
+    assert_eq "$(cat "$scratch/err")" "" "stderr of $command"
+    grep -qw "$child" "$scratch/out" || fail "$command does not show $child: $(head -n 20 "$scratch/out")"
+  done
+  for command in "lsof -p $child" "cat /proc/$child/environ" "ls /proc/$child/fd" "readlink /proc/$child/exe" "cat /proc/$child/maps"; do
+    ! view_as alice "timeout 10 $command" >"$scratch/out" 2>/dev/null || [[ ! -s $scratch/out ]] ||
+      ! grep -q "bin/$name\|PATH=" "$scratch/out" || fail "$command shows alice what is bob's"
+  done
+  assert_eq "$(view_as alice 'ps -e -o lxc= | grep node | sort')" "$(view_as bob 'ps -e -o lxc= | grep node | sort')"
 }
 
 test_machine_tools() {
