@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "common/fd.h"
+#include "migrate/blockers.h"
 #include "migrate/dirty_tracker.h"
 #include "migrate/process_tree.h"
 #include "migrate/state_dump.h"

@@ -76,14 +76,5 @@ TEST(Strays, AreNotTheNewborn) {
   ::waitpid(*shell, nullptr, 0);
 }
 
-TEST(Blockers, AreOneErrorWithAllReasons) {
-  EXPECT_TRUE(refuse_blockers({}));
-  auto refused = refuse_blockers({{7, "it sings", "hush"}, {8, "it dances", "stop"}});
-  ASSERT_FALSE(refused);
-  EXPECT_EQ(refused.error().code, ErrorCode::kBlocked);
-  EXPECT_EQ(refused.error().message, "cannot migrate; process 7: it sings; process 8: it dances");
-  EXPECT_EQ(refused.error().remedy, "hush");
-}
-
 }  // namespace
 }  // namespace gestalt

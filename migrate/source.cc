@@ -12,6 +12,8 @@
 
 #include "common/fault.h"
 #include "common/log.h"
+#include "migrate/blockers.h"
+#include "migrate/criu_limits.h"
 #include "migrate/pagemap_image.h"
 #include "migrate/timers.h"
 
@@ -186,7 +188,7 @@ criu_req MigrationSource::dump_request(int image_fd, std::uint16_t taken_port) c
   options.set_manage_cgroups(true);
   options.set_file_locks(true);
   options.set_link_remap(true);
-  options.set_ghost_limit(64U << 20);
+  options.set_ghost_limit(kMaxDeletedFileBytes);
   if (state_dump_ == StateDump::kStateOnly) return request;
   // CRIU writes everything but the anonymous pages, then would serve those. We read them
   // ourselves, so it gets a port to serve at that is taken: it gives up at once and lets

@@ -1,0 +1,36 @@
+// What speaks against moving a unit, found without stopping or changing anything.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "common/cgroup.h"
+#include "common/result.h"
+#include "migrate/process_tree.h"
+
+namespace gestalt {
+
+// One reason, with what the user can do about it.
+struct Blocker {
+  pid_t pid = 0;
+  std::string what;  // names the descriptor or the mapping
+  std::string remedy;
+};
+
+// Members of the control group that do not descend from the root are blockers too. Linear in
+// descriptors, mappings and the node's sockets.
+[[nodiscard]] Result<std::vector<Blocker>> find_blockers(const std::string& proc,
+                                                         const ProcessTree& tree,
+                                                         const Cgroup& group);
+// Without what concerns the group.
+[[nodiscard]] std::vector<Blocker> find_blockers(const std::string& proc, const ProcessTree& tree);
+
+// The one about a member of the group that is not of the tree.
+[[nodiscard]] Blocker stray_blocker(pid_t pid);
+
+// All blockers as one kBlocked error; nothing when there is none.
+[[nodiscard]] Result<void> refuse_blockers(const std::vector<Blocker>& blockers);
+
+}  // namespace gestalt
