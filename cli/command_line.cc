@@ -88,6 +88,8 @@ void add_ps(CLI::App& app, const ActionSlot& slot) {
                               "  gestalt ps --json | jq '.[] | select(.migratable)'\n");
   command->add_flag("--all-columns", options->all_columns,
                     "Also parent, threads, job, and whether it can be moved");
+  command->add_flag("--preflight", options->preflight,
+                    "Also what speaks against moving each of your jobs");
   command->add_flag("--json", options->json, "Print a list of objects");
   command->callback([=] { *slot = [=] { return ps(*options); }; });
 }
@@ -163,6 +165,9 @@ void add_migrate(CLI::App& app, const ActionSlot& slot) {
       ->check(positive_number());
   command->add_option("NODE", options->node, "Where to")->required();
   add_migrate_paging(*command, options);
+  command->add_flag("--no-file-cache", options->no_file_cache,
+                    "Do not read its files ahead there, as far as they are cached here");
+  command->add_flag("--any-cpu", options->any_cpu, "Also to CPUs without features that it may use");
   command->add_flag("--dry-run", options->dry_run,
                     "Only say what is in the way (exit code 5), and how much is to be sent");
   auto* wait = command->add_flag("--wait", options->wait,

@@ -25,6 +25,7 @@ struct NodeShowOptions {
 struct PsOptions {
   bool json = false;
   bool all_columns = false;
+  bool preflight = false;
 };
 [[nodiscard]] int ps(const PsOptions& options);
 
@@ -41,6 +42,8 @@ struct MigrateOptions {
   std::optional<unsigned> prefetch_pages;
   bool compress = false;
   bool checksum = false;
+  bool any_cpu = false;
+  bool no_file_cache = false;
   bool dry_run = false;
   bool wait = false;  // until the source is free, also in mode lazy
   bool no_wait = false;

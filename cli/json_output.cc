@@ -33,6 +33,15 @@ std::string render_value(const boost::json::value& value) {
   return std::isfinite(number) ? std::format("{}", number) : "null";
 }
 
+boost::json::array blockers_array(const google::protobuf::RepeatedPtrField<wire::Blocker>& from) {
+  boost::json::array blockers;
+  for (const auto& blocker : from)
+    blockers.push_back(boost::json::object{{"pid", blocker.pid()},
+                                           {"what", to_utf8(blocker.what())},
+                                           {"remedy", to_utf8(blocker.remedy())}});
+  return blockers;
+}
+
 }  // namespace
 
 std::string render_json(const JsonList& objects) {
@@ -67,7 +76,7 @@ boost::json::object node_object(const wire::NodeInfo& node) {
 }
 
 boost::json::object task_object(const wire::Task& task, std::string_view user) {
-  return {
+  boost::json::object out{
       {"pid", task.pid()},
       {"parent_pid", task.parent_pid()},
       {"node", to_utf8(task.node())},
@@ -82,6 +91,8 @@ boost::json::object task_object(const wire::Task& task, std::string_view user) {
       {"migratable", migratable(task)},
       {"command", to_utf8(task.command())},
   };
+  if (task.inspected()) out["blockers"] = blockers_array(task.blockers());
+  return out;
 }
 
 boost::json::object migration_object(const wire::MigrationStats& stats) {
@@ -118,6 +129,7 @@ boost::json::object migration_object(const wire::MigrationStats& stats) {
       {"destination_cpu_seconds", stats.destination_cpu_seconds()},
       {"resident_bytes", stats.resident_bytes()},
       {"state_bytes", stats.state_bytes()},
+      {"file_cache_bytes", stats.file_cache_bytes()},
       {"state_dump", to_utf8(stats.state_dump())},
       {"tracker", to_utf8(stats.tracker())},
       {"dump_seconds", stats.dump_seconds()},
@@ -136,18 +148,13 @@ boost::json::object migration_object(const wire::MigrationStats& stats) {
 }
 
 boost::json::object preflight_object(const wire::PreflightReport& report, unsigned pid) {
-  boost::json::array blockers;
-  for (const auto& blocker : report.blockers())
-    blockers.push_back(boost::json::object{{"pid", blocker.pid()},
-                                           {"what", to_utf8(blocker.what())},
-                                           {"remedy", to_utf8(blocker.remedy())}});
   return {
       {"pid", pid},
       {"source", to_utf8(report.source())},
       {"destination", to_utf8(report.destination())},
       {"mode", to_utf8(report.mode())},
       {"can_move", report.blockers().empty()},
-      {"blockers", std::move(blockers)},
+      {"blockers", blockers_array(report.blockers())},
       {"resident_bytes", report.resident_bytes()},
       {"expected_bytes", report.expected_bytes()},
       {"processes", report.processes()},

@@ -67,6 +67,8 @@ wire::MigrateRequest request_of(const MigrateOptions& options) {
   if (options.prefetch_pages) wanted.set_prefetch_pages(*options.prefetch_pages);
   wanted.set_compress(options.compress);
   wanted.set_checksum(options.checksum);
+  wanted.set_any_cpu(options.any_cpu);
+  wanted.set_no_file_cache(options.no_file_cache);
   return request;
 }
 

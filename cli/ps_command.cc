@@ -46,13 +46,24 @@ std::string tasks_json(const std::vector<const wire::Task*>& tasks) {
   return render_json(list);
 }
 
-std::string tasks_table(const std::vector<const wire::Task*>& tasks, bool all_columns) {
+std::string reason_against(const wire::Task& task) {
+  if (!task.inspected()) return migratable(task) ? "?" : "not a job's root";
+  if (task.blockers().empty()) return "-";
+  auto more = task.blockers_size() - 1;
+  const auto& first = task.blockers(0).what();
+  return more > 0 ? std::format("{} (and {} more)", first, more) : first;
+}
+
+std::string tasks_table(const std::vector<const wire::Task*>& tasks, const PsOptions& options) {
+  bool all_columns = options.all_columns;
   using enum Table::Align;
   std::vector<Table::Column> columns{{"PID", kRight}, {"NODE"}, {"USER"}, {"S"}};
   if (all_columns)
     columns.insert(columns.end(),
                    {{"PPID", kRight}, {"THREADS", kRight}, {"JOB", kRight}, {"MOVES"}});
-  columns.insert(columns.end(), {{"RSS", kRight}, {"CPU", kRight}, {"AGE", kRight}, {"COMMAND"}});
+  columns.insert(columns.end(), {{"RSS", kRight}, {"CPU", kRight}, {"AGE", kRight}});
+  if (options.preflight) columns.push_back({"BLOCKER"});
+  columns.push_back({"COMMAND"});
   Table table(std::move(columns));
   UserNames users;
   for (const auto* task : tasks) {
@@ -67,6 +78,7 @@ std::string tasks_table(const std::vector<const wire::Task*>& tasks, bool all_co
     row.push_back(human_bytes(task->resident_bytes()));
     row.push_back(human_duration(task->cpu_seconds()));
     row.push_back(human_duration(task->started_seconds_ago()));
+    if (options.preflight) row.push_back(reason_against(*task));
     row.push_back(task->command());
     table.add_row(row);
   }
@@ -78,11 +90,11 @@ std::string tasks_table(const std::vector<const wire::Task*>& tasks, bool all_co
 int ps(const PsOptions& options) {
   Call call;
   call.request.mutable_task_list_request()->set_all_nodes(true);
+  call.request.mutable_task_list_request()->set_preflight(options.preflight);
   return call_daemon(std::move(call), [&options](const wire::Message& message) {
     const auto& reply = message.task_list_reply();
     auto tasks = sorted_by_pid(reply);
-    auto printed =
-        print_out(options.json ? tasks_json(tasks) : tasks_table(tasks, options.all_columns));
+    auto printed = print_out(options.json ? tasks_json(tasks) : tasks_table(tasks, options));
     if (!printed) return report(printed.error(), kExitFailed);
     for (const auto& node : reply.silent_nodes())
       warn(std::format("node {} did not answer in time: its processes are missing above", node));

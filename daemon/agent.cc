@@ -6,6 +6,7 @@
 
 #include "common/cgroup.h"
 #include "common/fd.h"
+#include "daemon/cpu_features.h"
 #include "daemon/job_permission.h"
 #include "daemon/load.h"
 #include "daemon/task_fetch.h"
@@ -60,6 +61,9 @@ Agent::Agent(asio::io_context& context, const Config& config, std::string criu_v
             {.fill_hello =
                  [this](wire::AgentHello& hello) {
                    hello.set_criu(criu_version_);
+                   auto cpuinfo = read_file("/proc/cpuinfo", 64U << 20);
+                   for (const auto& name : program_cpu_features(cpuinfo.value_or("")))
+                     hello.add_cpu_features(name);
                    jobs_.fill_hello(hello);
                  },
              .on_welcome = [this](const wire::AgentWelcome& welcome) { on_welcome(welcome); },
@@ -127,7 +131,10 @@ void Agent::on_leader_message(wire::Message message) {
                      asio::detached);
       return;
     case wire::Message::kNodeTaskListRequest:
-      link_.reply(message.request_id(), task_list());
+      asio::co_spawn(
+          context_,
+          tell_tasks(this, message.request_id(), message.node_task_list_request().preflight()),
+          asio::detached);
       return;
     case wire::Message::kViewSubscribe:
       return view_.subscribe(message.view_subscribe().interval_seconds());
@@ -291,6 +298,39 @@ TaskView Agent::task_view() const {
           .roots = jobs_.roots(),
           .departed_jobs = std::move(departed.jobs),
           .hidden_pids = std::move(departed.stand_in_pids)};
+}
+
+Awaitable<> Agent::tell_tasks(Agent* self, std::uint64_t request_id, bool preflight) {
+  auto list = self->task_list();
+  if (!list || !preflight) co_return self->link_.reply(request_id, std::move(list));
+  struct Inspection {
+    explicit Inspection(const asio::any_io_executor& executor) : done(executor) {}
+    wire::Message reply;
+    int open = 0;
+    Promise<bool> done;
+  };
+  auto inspection = std::make_shared<Inspection>(self->context_.get_executor());
+  inspection->reply = std::move(*list);
+  const auto& tasks = inspection->reply.task_list_reply().tasks();
+  for (int i = 0; i < tasks.size(); ++i) {
+    auto stand_in = tasks[i].is_root() ? self->jobs_.stand_in_of(tasks[i].job_id()) : nullptr;
+    if (!stand_in) continue;
+    ++inspection->open;
+    wire::Message question;
+    question.mutable_preflight_request()->set_job_id(tasks[i].job_id());
+    stand_in->request(std::move(question), kStandInTimeout,
+                      [inspection, i](Result<wire::Message> answer) {
+                        auto& task = *inspection->reply.mutable_task_list_reply()->mutable_tasks(i);
+                        if (answer && answer->has_preflight_report()) {
+                          task.set_inspected(true);
+                          *task.mutable_blockers() = answer->preflight_report().blockers();
+                        }
+                        if (--inspection->open == 0) inspection->done.set(true);
+                      });
+  }
+  if (inspection->open > 0)
+    (void)co_await inspection->done.wait(kStandInTimeout + std::chrono::seconds(1));
+  self->link_.reply(request_id, inspection->reply);
 }
 
 Result<wire::Message> Agent::task_list() const {

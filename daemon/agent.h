@@ -35,6 +35,7 @@ class Agent {
 
   void on_welcome(const wire::AgentWelcome& welcome);
   void on_leader_message(wire::Message message);
+  static Awaitable<> tell_tasks(Agent* self, std::uint64_t request_id, bool preflight);
   [[nodiscard]] Result<wire::Message> task_list() const;
   [[nodiscard]] Result<wire::Message> find_pid(std::uint32_t pid) const;
   [[nodiscard]] wire::Heartbeat heartbeat();

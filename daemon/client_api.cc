@@ -132,7 +132,8 @@ Awaitable<Result<wire::Message>> ClientApi::answer(const SessionPtr& session,
       break;
     }
     case wire::Message::kTaskListRequest: {
-      GESTALT_CO_ASSIGN(*reply.mutable_task_list_reply(), co_await leader_->list_tasks());
+      GESTALT_CO_ASSIGN(*reply.mutable_task_list_reply(),
+                        co_await leader_->list_tasks(uid, message.task_list_request().preflight()));
       break;
     }
     case wire::Message::kKillRequest: {

@@ -43,7 +43,8 @@ class Leader {
   // On success the caller replies and then calls attached().
   [[nodiscard]] Result<wire::AttachReply> attach(ClientId client, uid_t uid, std::uint64_t job_id);
   void attached(std::uint64_t job_id);
-  [[nodiscard]] Awaitable<Result<wire::TaskListReply>> list_tasks();
+  // `preflight`: also what speaks against moving the jobs that are `uid`'s to manage.
+  [[nodiscard]] Awaitable<Result<wire::TaskListReply>> list_tasks(uid_t uid, bool preflight);
   [[nodiscard]] Awaitable<wire::KillReply> kill(uid_t uid, wire::KillRequest request);
   [[nodiscard]] Awaitable<Result<wire::MigrateReply>> migrate(ClientId client, uid_t uid,
                                                               wire::MigrateRequest request);
@@ -146,6 +147,8 @@ class Leader {
   void perform(const ArbiterActions& actions);
   void perform_one(const ArbiterAction& action);
   static Awaitable<> prepare(Leader* self, std::string node, wire::PrepareIncoming request);
+  [[nodiscard]] wire::MigrationDestination destination_facts(const std::string& source,
+                                                             const std::string& destination);
   void start_outgoing(const ArbiterAction& action);
   void job_moved(const ArbiterAction& action);
   void late_signals(const ArbiterAction& action);

@@ -6,6 +6,7 @@ namespace gestalt {
 namespace {
 
 constexpr auto kNodeTimeout = std::chrono::seconds(2);
+constexpr auto kInspectionTimeout = std::chrono::seconds(8);  // its stand-ins have five
 constexpr auto kKillTimeout = std::chrono::seconds(6);  // the agent asks the stand-in for five
 constexpr std::uint32_t kKilled = 9;
 constexpr std::size_t kMaxCommandBytes = 4096;
@@ -302,27 +303,33 @@ struct Gathering {
 
 }  // namespace
 
-Awaitable<Result<wire::TaskListReply>> Leader::list_tasks() {
+Awaitable<Result<wire::TaskListReply>> Leader::list_tasks(uid_t uid, bool preflight) {
+  auto timeout = preflight ? kInspectionTimeout : kNodeTimeout;
   auto gathering = std::make_shared<Gathering>(context_.get_executor());
   auto nodes = reachable_nodes();
   gathering->open = nodes.size();
   for (const auto& node : nodes) {
     wire::Message question;
-    question.mutable_node_task_list_request();
-    agents_[node].connection->request(std::move(question), kNodeTimeout,
+    question.mutable_node_task_list_request()->set_preflight(preflight);
+    agents_[node].connection->request(std::move(question), timeout,
                                       [gathering, node](Result<wire::Message> answer) {
                                         if (answer && answer->has_task_list_reply())
                                           gathering->answers[node] = std::move(*answer);
                                         if (--gathering->open == 0) gathering->done.set(true);
                                       });
   }
-  if (!nodes.empty()) (void)co_await gathering->done.wait(kNodeTimeout + std::chrono::seconds(1));
+  if (!nodes.empty()) (void)co_await gathering->done.wait(timeout + std::chrono::seconds(1));
   wire::TaskListReply reply;
   for (const auto& [name, member] : membership_.members()) {
     auto answer = gathering->answers.find(name);
     if (answer != gathering->answers.end()) {
-      for (auto& task : *answer->second.mutable_task_list_reply()->mutable_tasks())
+      for (auto& task : *answer->second.mutable_task_list_reply()->mutable_tasks()) {
+        if (!may_manage(uid, task.uid())) {  // they name files
+          task.set_inspected(false);
+          task.clear_blockers();
+        }
         *reply.add_tasks() = std::move(task);
+      }
     } else if (member.state != NodeState::kOffline && member.state != NodeState::kFailed) {
       reply.add_silent_nodes(name);
     }

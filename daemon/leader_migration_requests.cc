@@ -154,6 +154,8 @@ Awaitable<Result<wire::MigrateReply>> Leader::preflight(MigrationArbiter::Plan p
   wire::Message question;
   question.mutable_preflight_request()->set_job_id(plan.job_id);
   *question.mutable_preflight_request()->mutable_options() = plan.options;
+  *question.mutable_preflight_request()->mutable_facts() =
+      destination_facts(plan.source, plan.destination);
   auto answer = co_await ask(plan.source, std::move(question), kPreflightTimeout);
   if (!answer) co_return std::unexpected(std::move(answer).error());
   if (!answer->has_preflight_report())

@@ -87,6 +87,20 @@ Awaitable<> Leader::prepare(Leader* self, std::string node, wire::PrepareIncomin
   self->perform(self->arbiter_.incoming_ready(id, std::move(ready), Clock::now()));
 }
 
+// A process may use what its node's CPUs can do, whatever it was started on.
+wire::MigrationDestination Leader::destination_facts(const std::string& source,
+                                                     const std::string& destination) {
+  wire::MigrationDestination facts;
+  facts.set_node(destination);
+  if (const auto* member = membership_.find(destination); member != nullptr)
+    facts.set_memory_available_bytes(member->load.memory_available_bytes);
+  const auto& there = facts_[destination].hello.cpu_features();
+  std::set<std::string> known(there.begin(), there.end());
+  for (const auto& feature : facts_[source].hello.cpu_features())
+    if (!known.contains(feature)) facts.add_missing_cpu_features(feature);
+  return facts;
+}
+
 void Leader::start_outgoing(const ArbiterAction& action) {
   const Migration* migration = arbiter_.find(action.migration_id);
   if (migration == nullptr) return;
@@ -99,6 +113,8 @@ void Leader::start_outgoing(const ArbiterAction& action) {
   start.set_secret(migration->secret);
   *start.mutable_options() = migration->options;
   start.set_destination(migration->record.destination);
+  *start.mutable_facts() =
+      destination_facts(migration->record.source, migration->record.destination);
   // If the source is away, its next hello does not list the migration: denied then.
   send_to(action.node, message);
 }

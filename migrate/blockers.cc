@@ -269,6 +269,44 @@ Result<std::vector<Blocker>> find_blockers(const std::string& proc, const Proces
   return blockers;
 }
 
+std::uint64_t anonymous_bytes(const std::string& proc, const ProcessTree& tree) {
+  std::uint64_t kib = 0;
+  for (pid_t pid : tree.pids) {
+    auto text = read_file(std::format("{}/{}/status", proc, pid));
+    if (!text) continue;  // it has ended
+    std::istringstream lines(*text);
+    for (std::string key; lines >> key;) {
+      std::uint64_t value = 0;
+      if ((key == "RssAnon:" || key == "VmSwap:") && lines >> value) kib += value;
+      lines.ignore(1 << 16, '\n');
+    }
+  }
+  return kib * 1024;
+}
+
+std::vector<Blocker> destination_blockers(const std::string& proc, const ProcessTree& tree,
+                                          const wire::MigrationDestination& destination,
+                                          bool any_cpu) {
+  std::vector<Blocker> blockers;
+  pid_t root = tree.pids.front();
+  auto needed = anonymous_bytes(proc, tree);
+  auto available = destination.memory_available_bytes();
+  if (available != 0 && needed > available)
+    blockers.push_back({root,
+                        std::format("it has {} MiB of memory, and {} has {} MiB available",
+                                    needed >> 20, destination.node(), available >> 20),
+                        "choose a node with more memory"});
+  if (any_cpu || destination.missing_cpu_features().empty()) return blockers;
+  std::string missing;
+  for (const auto& name : destination.missing_cpu_features())
+    missing += (missing.empty() ? "" : ", ") + name;
+  blockers.push_back(
+      {root,
+       std::format("it may use what the CPUs of {} do not have ({})", destination.node(), missing),
+       "choose a node with the same kind of CPU, or --any-cpu if you know that it does not"});
+  return blockers;
+}
+
 Blocker stray_blocker(pid_t pid) {
   return {pid, "it left the process tree (its parent ended), but is of the same job",
           "end it, or start it as a job of its own"};

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/cgroup.h"
+#include "common/proto/migration.pb.h"
 #include "common/result.h"
 #include "migrate/process_tree.h"
 
@@ -26,6 +27,14 @@ struct Blocker {
                                                          const Cgroup& group);
 // Without what concerns the group.
 [[nodiscard]] std::vector<Blocker> find_blockers(const std::string& proc, const ProcessTree& tree);
+
+// What speaks against that destination. `any_cpu`: not its CPUs.
+[[nodiscard]] std::vector<Blocker> destination_blockers(
+    const std::string& proc, const ProcessTree& tree, const wire::MigrationDestination& destination,
+    bool any_cpu);
+
+// Private anonymous memory of the unit, in RAM or swapped out.
+[[nodiscard]] std::uint64_t anonymous_bytes(const std::string& proc, const ProcessTree& tree);
 
 // The one about a member of the group that is not of the tree.
 [[nodiscard]] Blocker stray_blocker(pid_t pid);

@@ -88,6 +88,7 @@ Result<void> MigrationDestination::receive_unit() {
   sink_ = std::make_unique<PageSink>(linux_kernel(), options, &keeper_);
   GESTALT_TRY(listen());
   GESTALT_TRY(await_control());
+  GESTALT_TRY(receive_file_cache());
   enter(DestinationState::kReceivingState);
   GESTALT_TRY(fault_point(Fault::kDestinationReceiveState));
   GESTALT_ASSIGN(auto directory,
@@ -102,6 +103,22 @@ Result<void> MigrationDestination::receive_unit() {
   GESTALT_ASSIGN(auto plan, host_.prepare_io(handover));
   root_ = plan.root;
   return restore(plan);
+}
+
+Result<void> MigrationDestination::receive_file_cache() {
+  std::vector<CachedFile> files;
+  std::vector<std::byte> payload;
+  while (true) {
+    GESTALT_ASSIGN(auto header, connection_->receive_header(parameters_.deadline));
+    GESTALT_TRY(connection_->receive_payload(header, payload, parameters_.deadline));
+    if (header.type == FrameType::kFileCacheEnd && header.argument == files.size()) break;
+    if (header.type != FrameType::kFileCache || files.size() >= kMaxCachedFiles)
+      return fail(ErrorCode::kProtocol, "unexpected frame among the cached files");
+    GESTALT_ASSIGN(auto file, decode_cached_file(payload));
+    files.push_back(std::move(file));
+  }
+  if (!files.empty()) warmer_ = std::make_unique<FileWarmer>(std::move(files));
+  return {};
 }
 
 Result<void> MigrationDestination::receive_sets() {

@@ -13,6 +13,7 @@
 
 #include "common/cgroup.h"
 #include "migrate/criu_client.h"
+#include "migrate/file_cache.h"
 #include "migrate/image_transfer.h"
 #include "migrate/migration.h"
 #include "migrate/page_sink.h"
@@ -71,6 +72,9 @@ class MigrationDestination {
   [[nodiscard]] Result<void> finish_paging(Deadline deadline);
   // The unit's processes have all ended: no page is needed any more.
   void processes_ended();
+  // Reads files ahead, perhaps longer than the migration takes: to be kept until it is of no use
+  // any more. May be nothing. After run().
+  [[nodiscard]] std::unique_ptr<FileWarmer> take_warmer() { return std::move(warmer_); }
   // Ends all threads and connections.
   void close();
 
@@ -83,6 +87,7 @@ class MigrationDestination {
  private:
   // destination.cc
   [[nodiscard]] Result<void> receive_unit();
+  [[nodiscard]] Result<void> receive_file_cache();
   [[nodiscard]] Result<void> receive_sets();
   [[nodiscard]] Result<std::string> receive_handover();
   [[nodiscard]] Result<void> restore(const RestorePlan& plan);
@@ -116,6 +121,7 @@ class MigrationDestination {
   std::shared_ptr<PageConnection> connection_;  // the control link
   UserfaultKeeper keeper_;
   std::unique_ptr<PageSink> sink_;
+  std::unique_ptr<FileWarmer> warmer_;
   std::map<std::uint32_t, PageSet> present_;
   std::unique_ptr<ImageDirectory> images_;
   Fd image_fd_;

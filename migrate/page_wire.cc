@@ -31,6 +31,7 @@ std::uint32_t max_payload(FrameType type) {
       return 255;
     case FrameType::kStateData:
     case FrameType::kHandover:
+    case FrameType::kFileCache:
     case FrameType::kPresent:
     case FrameType::kFresh:
       return kMaxPieceBytes;
@@ -50,6 +51,7 @@ std::uint32_t max_payload(FrameType type) {
     case FrameType::kRoundAck:
     case FrameType::kPushEnd:
     case FrameType::kDoneAck:
+    case FrameType::kFileCacheEnd:
       return 0;
   }
   return 0;
@@ -96,7 +98,7 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
   header.length = be32toh(header.length);
   header.argument = be64toh(header.argument);
   bool known = type >= static_cast<std::uint16_t>(FrameType::kHello) &&
-               type <= static_cast<std::uint16_t>(FrameType::kDoneAck);
+               type <= static_cast<std::uint16_t>(FrameType::kFileCacheEnd);
   if (be16toh(magic) != kMagic || !known)
     return fail(ErrorCode::kProtocol, "the page connection carries no page frames");
   if (header.length > max_payload(header.type))

@@ -15,7 +15,7 @@
 
 namespace gestalt {
 
-inline constexpr std::uint32_t kPageProtocolVersion = 2;
+inline constexpr std::uint32_t kPageProtocolVersion = 3;
 // Pages in one chunk; bytes in one kStateData frame.
 inline constexpr std::uint32_t kMaxPagesPerChunk = 256;
 inline constexpr std::uint32_t kMaxPieceBytes = kMaxPagesPerChunk * kPageBytes;
@@ -38,25 +38,27 @@ inline constexpr std::uint64_t kMaxBulkLinks = 16;
 inline constexpr std::uint64_t kLastLink = kFirstBulkLink + kMaxBulkLinks - 1;
 
 enum class FrameType : std::uint16_t {
-  kHello = 1,      // argument: link (source); payload: version, nonce
-  kProof = 2,      // payload: HMAC
-  kStateFile = 3,  // argument: size in bytes; payload: file name
-  kStateData = 4,  // payload: the next bytes of the current file
-  kStateEnd = 5,   // argument: number of files
-  kHandover = 6,   // argument: total size; payload: the next bytes of the hand-over
-  kPresent = 7,    // argument: pid; payload: page set: the pages that the process has
-  kFresh = 8,      // the same: those whose content the destination has already
-  kSetsEnd = 9,    // argument: number of kPresent and kFresh frames
-  kReady = 10,     // destination: restored, not running
-  kResumed = 11,   // destination: runs; argument: pid; payload: MigrationStats so far
-  kAbort = 12,     // payload: reason
-  kRequest = 13,   // destination: argument: address; payload: u32 pid, u32 count
-  kChunk = 14,     // source: argument: address; payload: see page_chunk.h
-  kRoundEnd = 15,  // source, bulk: argument: round; nothing of it follows
-  kRoundAck = 16,  // destination, bulk: all of it is stored
-  kPushEnd = 17,   // source, bulk: from here on chunks come as answers only
-  kDone = 18,      // destination: needs nothing more; payload: MigrationStats
-  kDoneAck = 19,   // source: the pages are gone
+  kHello = 1,          // argument: link (source); payload: version, nonce
+  kProof = 2,          // payload: HMAC
+  kStateFile = 3,      // argument: size in bytes; payload: file name
+  kStateData = 4,      // payload: the next bytes of the current file
+  kStateEnd = 5,       // argument: number of files
+  kHandover = 6,       // argument: total size; payload: the next bytes of the hand-over
+  kPresent = 7,        // argument: pid; payload: page set: the pages that the process has
+  kFresh = 8,          // the same: those whose content the destination has already
+  kSetsEnd = 9,        // argument: number of kPresent and kFresh frames
+  kReady = 10,         // destination: restored, not running
+  kResumed = 11,       // destination: runs; argument: pid; payload: MigrationStats so far
+  kAbort = 12,         // payload: reason
+  kRequest = 13,       // destination: argument: address; payload: u32 pid, u32 count
+  kChunk = 14,         // source: argument: address; payload: see page_chunk.h
+  kRoundEnd = 15,      // source, bulk: argument: round; nothing of it follows
+  kRoundAck = 16,      // destination, bulk: all of it is stored
+  kPushEnd = 17,       // source, bulk: from here on chunks come as answers only
+  kDone = 18,          // destination: needs nothing more; payload: MigrationStats
+  kDoneAck = 19,       // source: the pages are gone
+  kFileCache = 20,     // source, control, before the state: a cached file, see file_cache.h
+  kFileCacheEnd = 21,  // argument: number of kFileCache frames
 };
 
 struct FrameHeader {

@@ -9,7 +9,8 @@
 
 namespace gestalt {
 
-// `group` holds the unit.
-[[nodiscard]] Result<wire::PreflightReport> preflight_report(pid_t root, const Cgroup& group);
+// `group` holds the unit; `destination` may be empty.
+[[nodiscard]] Result<wire::PreflightReport> preflight_report(
+    pid_t root, const Cgroup& group, const wire::MigrationDestination& destination, bool any_cpu);
 
 }  // namespace gestalt

@@ -14,6 +14,7 @@
 #include "common/log.h"
 #include "migrate/blockers.h"
 #include "migrate/criu_limits.h"
+#include "migrate/file_cache.h"
 #include "migrate/pagemap_image.h"
 #include "migrate/timers.h"
 
@@ -75,6 +76,7 @@ Result<void> MigrationSource::move_until_granted() {
   GESTALT_ASSIGN(strategy_, strategy_of(parameters_.options.mode()));
   GESTALT_TRY(connect());
   GESTALT_TRY(preflight());
+  GESTALT_TRY(send_file_cache());
   GESTALT_TRY(prepare_dump());
   GESTALT_TRY(send_rounds());
   GESTALT_TRY(dump());  // ends frozen
@@ -116,7 +118,27 @@ Result<void> MigrationSource::preflight() {
   GESTALT_TRY(fault_point(Fault::kSourcePreflight));
   GESTALT_ASSIGN(tree_, read_tree("/proc", unit_.root));
   GESTALT_ASSIGN(auto blockers, find_blockers("/proc", tree_, *unit_.group));
+  std::ranges::copy(
+      destination_blockers("/proc", tree_, unit_.destination, parameters_.options.any_cpu()),
+      std::back_inserter(blockers));
   return refuse_blockers(blockers);
+}
+
+// Early: while the unit still runs here, the destination has time to read ahead.
+Result<void> MigrationSource::send_file_cache() {
+  std::vector<CachedFile> files;
+  if (!parameters_.options.no_file_cache()) files = cached_files("/proc", tree_);
+  connection_->cork();
+  std::uint64_t bytes = 0;
+  for (const auto& file : files) {
+    bytes += file.bytes();
+    GESTALT_TRY(connection_->send(FrameType::kFileCache, 0, encode_cached_file(file),
+                                  parameters_.deadline));
+  }
+  GESTALT_TRY(connection_->send(FrameType::kFileCacheEnd, files.size(), std::string_view(),
+                                parameters_.deadline));
+  stats_.set_file_cache_bytes(bytes);
+  return connection_->uncork(parameters_.deadline);
 }
 
 // What need not be done in the freeze.

@@ -51,6 +51,7 @@ struct SourceUnit {
   Cgroup* group = nullptr;  // holds exactly the unit
   std::string address;      // where the destination listens
   std::uint16_t port = 0;
+  wire::MigrationDestination destination;  // may be empty
 };
 
 class MigrationSource {
@@ -75,6 +76,7 @@ class MigrationSource {
   [[nodiscard]] Result<std::unique_ptr<PageConnection>> open_link(std::uint64_t link,
                                                                   Deadline deadline);
   [[nodiscard]] Result<void> preflight();
+  [[nodiscard]] Result<void> send_file_cache();
   [[nodiscard]] Result<void> prepare_dump();
   [[nodiscard]] Result<void> send_rounds();
   [[nodiscard]] Result<void> dump();

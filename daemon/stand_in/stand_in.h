@@ -132,6 +132,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   std::optional<Migration> migration_;
   // Moved in, and still bringing pages.
   std::unique_ptr<MigrationDestination> paging_;
+  std::unique_ptr<FileWarmer> warmer_;  // of the last move here
   std::uint64_t paging_id_ = 0;
   wire::MigrationPagesLost early_loss_;  // heard of before the migration was over here
   bool paging_done_ = false;             // but a migration's thread may still look at it

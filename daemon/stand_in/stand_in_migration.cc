@@ -62,6 +62,7 @@ void StandIn::start_outgoing(const wire::Message& message) {
   unit.group = &*group_;
   unit.address = request.address();
   unit.port = static_cast<std::uint16_t>(request.port());
+  unit.destination = request.facts();
   migration_->source = std::make_unique<MigrationSource>(
       parameters_of(request.migration_id(), request.secret(), request.options()), std::move(unit),
       *this);
@@ -210,7 +211,8 @@ void StandIn::serving(const wire::MigrationStats& so_far) {
 void StandIn::answer_preflight(const wire::Message& message) {
   if (root_ == 0 || root_status_)
     return reply(message, error_answer({ErrorCode::kGone, "the process has ended", {}}));
-  auto report = preflight_report(root_, *group_);
+  const auto& request = message.preflight_request();
+  auto report = preflight_report(root_, *group_, request.facts(), request.options().any_cpu());
   if (!report) return reply(message, error_answer(report.error()));
   wire::Message answer;
   *answer.mutable_preflight_report() = std::move(*report);
@@ -313,6 +315,7 @@ void StandIn::incoming_finished(Result<void> outcome) {
   paging_id_ = migration_->id;
   paging_done_ = false;
   paging_ = std::move(migration_->destination);
+  warmer_ = paging_->take_warmer();
   migration_.reset();
   stdio_->start();
   stdio_->resync();

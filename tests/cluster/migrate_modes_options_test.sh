@@ -202,6 +202,31 @@ test_max_rounds() {
   finish victim "$pid"
 }
 
+# --- the file cache ----------------------------------------------------------
+
+test_cached_files_are_told() {
+  local mode node=node2
+  on leader sh -c 'head -c 8M /dev/urandom >/var/tmp/cached'
+  start cached node1 python3 -c 'import os, time
+f = open("/var/tmp/cached", "rb"); sum = sum(f.read())
+os.write(2, b"ready %d\n" % os.getpid())
+while not os.path.exists("/var/tmp/cached-end"): time.sleep(0.05)
+f.seek(0); print(sum == __builtins__.sum(f.read()))'
+  await_pid cached
+  for mode in "${modes[@]}"; do
+    [[ $mode != lazy ]] || continue # its pages would be in the way of the next move
+    migrate "$pid" "$node" --mode "$mode"
+    says '.file_cache_bytes >= 8388608'
+    if [[ $node == node2 ]]; then node=node1; else node=node2; fi
+  done
+  migrate "$pid" "$node" --no-file-cache
+  says '.file_cache_bytes == 0'
+  on leader touch /var/tmp/cached-end
+  await_status cached 0
+  assert_eq "$(cat "$scratch/cached.out")" True
+  on leader rm /var/tmp/cached /var/tmp/cached-end
+}
+
 # --- dry run -----------------------------------------------------------------
 
 # shellcheck disable=SC2016

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "migrate/file_cache.h"
 #include "migrate/image_transfer.h"
 #include "migrate/page_chunk.h"
 #include "migrate/page_wire.h"
@@ -205,6 +206,20 @@ std::vector<std::string> authenticate_seeds() {
           frame(FrameType::kHello, kFirstBulkLink, hello) + proof};
 }
 
+void run_cached_file(std::string_view bytes) {
+  auto file = decode_cached_file(std::as_bytes(std::span(bytes)));
+  if (!file) return;
+  promise(file->path.starts_with('/') && !file->path.contains('\0'), "the path is one");
+  promise(file->bytes() <= file->size_bytes, "no more is cached than there is");
+  promise(std::ranges::equal(encode_cached_file(*file), std::as_bytes(std::span(bytes))),
+          "there is one way to write it");
+}
+
+std::vector<std::string> cached_file_seeds() {
+  auto bytes = encode_cached_file({"/home/data", 100'000, {{0, 4096}, {50'000, 50'000}}});
+  return {std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())};
+}
+
 std::uint64_t bytes_below(const std::filesystem::path& directory) {
   std::uint64_t total = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(directory))
@@ -323,6 +338,7 @@ std::span<const Entry> page_entries() {
       {"images", run_images, image_seeds},
       {"image_name", run_image_name, image_name_seeds},
       {"pagemap", run_pagemap, pagemap_seeds},
+      {"cached_file", run_cached_file, cached_file_seeds},
       {"page_set_changes", run_page_set_changes, page_set_change_seeds}};
   return kEntries;
 }
