@@ -4,7 +4,9 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 
+import filecache
 import series
+import start
 import view
 from series import by_criu, half_zero, moved, moved_large
 
@@ -29,6 +31,8 @@ GROUPS = {
         "fault-latency": series.fault_latency,
     },
     "tracking": {"tracking": series.tracking},
+    "start": {"run": start.gestalt_run, "ssh": start.ssh},
+    "file-cache": {"read-hinted": filecache.read_again(True), "read-cold": filecache.read_again(False)},
     "ghosts": {"ghosts-1000": series.ghosts(1000), "ghosts-10000": series.ghosts(10000)},
     "view": {"view": view.view},
     "wire": {"half-zero-eager": half_zero("eager"), "half-zero-hybrid": half_zero("hybrid")},
@@ -199,6 +203,25 @@ def top_cost(runs):
     )
 
 
+def starts(run, ssh):
+    return ratio(
+        pick(run, "seconds"),
+        pick(ssh, "seconds"),
+        run_seconds=median(run, "seconds"),
+        ssh_seconds=median(ssh, "seconds"),
+    )
+
+
+def read_again(hinted, cold):
+    return ratio(
+        pick(hinted, "seconds"),
+        pick(cold, "seconds"),
+        hinted_seconds=median(hinted, "seconds"),
+        cold_seconds=median(cold, "seconds"),
+        migration_seconds=median(hinted, "migration_seconds"),
+    )
+
+
 def wire(*modes):
     figures = [
         of_runs(
@@ -290,6 +313,20 @@ def measures(sizes):
             "<= 3",
             ("pingpong", "fault-latency"),
             latency,
+        ),
+        Measure(
+            "run.start",
+            "gestalt run -- true on another node ÷ ssh node true",
+            "<= 0.3",
+            ("run", "ssh"),
+            starts,
+        ),
+        Measure(
+            "file-cache",
+            "reading a file again after a migration: hinted ÷ cold",
+            "<= 0.3",
+            ("read-hinted", "read-cold"),
+            read_again,
         ),
         Measure(
             "tracking.slow-down",

@@ -22,8 +22,11 @@ class Workload:
         os.makedirs(CONTROL, exist_ok=True)
         self.control = f"{CONTROL}/{next(_numbers)}"
         self.pid = 0
-        self.argv = [f"{PROGRAMS}/memory", "--control", self.control, *map(str, options)]
+        self.argv = self.program(*map(str, options))
         self._report = None
+
+    def program(self, *options):
+        return [f"{PROGRAMS}/memory", "--control", self.control, *options]
 
     def _has(self, suffix):
         return os.path.exists(self.control + suffix)
