@@ -14,6 +14,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "migrate/registered_areas.h"
+#include "migrate/traits.h"
 
 namespace gestalt {
 namespace {
@@ -250,6 +251,11 @@ Result<void> MigrationDestination::on_notify(std::string_view script) {
 Result<void> MigrationDestination::on_restored() {
   GESTALT_TRY(sink_->await_restored(parameters_.deadline));
   GESTALT_TRY(check_registered());
+  GESTALT_ASSIGN(auto text,
+                 read_file(std::format("{}/{}", images_->path(), kTraitsFile), 64U << 20));
+  GESTALT_ASSIGN(auto traits, decode_traits(text));
+  GESTALT_ASSIGN(auto threads, group_.threads());
+  set_traits(traits, {threads.begin(), threads.end()});
   // What `ps` and the process itself read by /proc.
   for (const auto& [pid, pages] : present_)
     for (auto [start, end] : argument_areas(static_cast<pid_t>(pid)))

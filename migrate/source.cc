@@ -17,6 +17,7 @@
 #include "migrate/file_cache.h"
 #include "migrate/pagemap_image.h"
 #include "migrate/timers.h"
+#include "migrate/traits.h"
 
 namespace gestalt {
 namespace {
@@ -292,6 +293,7 @@ Result<void> MigrationSource::send_state() {
   enter(SourceState::kSendingState);
   GESTALT_TRY(fault_point(Fault::kSourceSendState));
   GESTALT_ASSIGN([[maybe_unused]] int timers, rearm_expired_timers_in(images_->path()));
+  GESTALT_TRY(write_traits());
   connection_->cork();
   GESTALT_ASSIGN(auto state_bytes,
                  send_images(*connection_, images_->path(), parameters_.deadline));
@@ -312,6 +314,13 @@ Result<void> MigrationSource::send_state() {
   server_->serve(std::move(present));
   mark("sets");
   return {};
+}
+
+Result<void> MigrationSource::write_traits() {
+  auto text = encode_traits(read_traits(tree_.pids));
+  GESTALT_ASSIGN(auto file, open_file(std::format("{}/{}", images_->path(), kTraitsFile),
+                                      O_WRONLY | O_CREAT | O_EXCL, 0600));
+  return write_all(file.get(), std::as_bytes(std::span(text)), parameters_.deadline);
 }
 
 Result<void> MigrationSource::send_sets(const std::map<std::uint32_t, PageSet>& present,

@@ -84,6 +84,7 @@ class MigrationSource {
   [[nodiscard]] Result<void> freeze();
   [[nodiscard]] Result<void> refuse_strays();
   [[nodiscard]] Result<void> send_state();
+  [[nodiscard]] Result<void> write_traits();
   [[nodiscard]] Result<void> send_sets(const std::map<std::uint32_t, PageSet>& present,
                                        const std::map<std::uint32_t, PageSet>& fresh);
   [[nodiscard]] Result<void> send_handover();

@@ -12,6 +12,7 @@
 #include "migrate/page_chunk.h"
 #include "migrate/page_wire.h"
 #include "migrate/pagemap_image.h"
+#include "migrate/traits.h"
 #include "tests/fuzz/entries.h"
 
 namespace gestalt::fuzz {
@@ -220,6 +221,20 @@ std::vector<std::string> cached_file_seeds() {
   return {std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())};
 }
 
+void run_traits(std::string_view bytes) {
+  auto traits = decode_traits(bytes);
+  if (!traits) return;
+  auto again = decode_traits(encode_traits(*traits));
+  promise(again && *again == *traits, "what was understood can be said");
+  for (const auto& process : *traits)
+    for (const auto& thread : process.threads)
+      promise(!thread.cpus || !thread.cpus->empty(), "a thread has a CPU");
+}
+
+std::vector<std::string> traits_seeds() {
+  return {"p 7 51\nt 7 50000 0 *\nt 9 1 16391 0,3,8191\np 8 0\n"};
+}
+
 std::uint64_t bytes_below(const std::filesystem::path& directory) {
   std::uint64_t total = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(directory))
@@ -339,6 +354,7 @@ std::span<const Entry> page_entries() {
       {"image_name", run_image_name, image_name_seeds},
       {"pagemap", run_pagemap, pagemap_seeds},
       {"cached_file", run_cached_file, cached_file_seeds},
+      {"traits", run_traits, traits_seeds},
       {"page_set_changes", run_page_set_changes, page_set_change_seeds}};
   return kEntries;
 }

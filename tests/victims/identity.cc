@@ -10,6 +10,8 @@
 
 #include <array>
 #include <map>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 #include "victim.h"
@@ -79,6 +81,58 @@ void add_limits(Facts& facts) {
   }
 }
 
+int is_subreaper() {
+  int value = 0;
+  must(::prctl(PR_GET_CHILD_SUBREAPER, &value), "prctl");
+  return value;
+}
+
+// What each thread has of its own.
+void add_thread_scheduling(Facts& facts, const std::string& of) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  must(::sched_getaffinity(0, sizeof cpus, &cpus), "sched_getaffinity");
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &cpus)) facts[of + "cpus"] += std::format("{} ", cpu);
+  constexpr int kThisThread = 1;
+  facts[of + "I/O priority"] = std::to_string(::syscall(SYS_ioprio_get, kThisThread, 0));
+  facts[of + "timer slack"] = std::to_string(::prctl(PR_GET_TIMERSLACK));
+}
+
+// Of a second thread, which looks at itself.
+std::mutex other_mutex;
+Facts other_facts;
+
+void set_thread_scheduling(int cpu_from_last, int io_level, unsigned long slack) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  must(::sched_getaffinity(0, sizeof cpus, &cpus), "sched_getaffinity");
+  std::vector<int> known;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+    if (CPU_ISSET(cpu, &cpus)) known.push_back(cpu);
+  auto back = std::min(static_cast<std::size_t>(cpu_from_last), known.size() - 1);
+  CPU_ZERO(&cpus);
+  CPU_SET(known[known.size() - 1 - back], &cpus);
+  must(::sched_setaffinity(0, sizeof cpus, &cpus), "sched_setaffinity");
+  constexpr int kBestEffort = 2 << 13;
+  constexpr int kThisThread = 1;
+  must(::syscall(SYS_ioprio_set, kThisThread, 0, kBestEffort | io_level), "ioprio_set");
+  must(::prctl(PR_SET_TIMERSLACK, slack), "prctl");
+}
+
+void other_thread() {
+  set_thread_scheduling(1, 7, 234'567);
+  while (true) {
+    Facts now;
+    add_thread_scheduling(now, "the other thread's ");
+    {
+      std::lock_guard lock(other_mutex);
+      other_facts = std::move(now);
+    }
+    victim::sleep_ms(5);
+  }
+}
+
 void add_scheduling(Facts& facts) {
   errno = 0;
   facts["nice"] = std::to_string(::getpriority(PRIO_PROCESS, 0));
@@ -86,6 +140,12 @@ void add_scheduling(Facts& facts) {
   must(::sched_getparam(0, &parameters), "sched_getparam");
   facts["scheduler"] = std::format("{} {}", ::sched_getscheduler(0), parameters.sched_priority);
   facts["oom_score_adj"] = read_text("/proc/self/oom_score_adj");
+  facts["coredump_filter"] = read_text("/proc/self/coredump_filter");
+  facts["subreaper"] = std::to_string(is_subreaper());
+  facts["transparent huge pages off"] = std::to_string(::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0));
+  add_thread_scheduling(facts, "");
+  std::lock_guard lock(other_mutex);
+  for (const auto& [what, value] : other_facts) facts[what] = value;
   facts["personality"] = std::to_string(::personality(0xffffffff));
 }
 
@@ -140,6 +200,17 @@ void set_own_facts() {
   errno = 0;
   if (::nice(3) == -1 && errno != 0) victim::bad("nice");
   must(::prctl(PR_SET_NAME, "identity-victim"), "prctl");
+  must(::prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
+  must(::prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "prctl");
+  set_thread_scheduling(0, 5, 123'456);
+  int filter = must(::open("/proc/self/coredump_filter", O_WRONLY | O_CLOEXEC), "coredump_filter");
+  must(::write(filter, "0x13", 4), "coredump_filter");
+  ::close(filter);
+  std::thread(other_thread).detach();
+  while (true) {
+    std::lock_guard lock(other_mutex);
+    if (!other_facts.empty()) break;
+  }
 }
 
 }  // namespace
@@ -153,7 +224,11 @@ int main(int argc, char** argv) {
   std::uint64_t rounds = 0;
   while (run.keep_going(rounds)) {
     Facts now = read_facts();
-    for (const auto& [what, value] : before) victim::same(value, now[what], what.c_str());
+    std::string differences;
+    for (const auto& [what, value] : before)
+      if (now[what] != value)
+        differences += std::format("{}: {} became {}; ", what, value, now[what]);
+    victim::same(std::string(), differences, "what differs");
     victim::same(before.size(), now.size(), "number of facts");
     ++rounds;
     victim::sleep_ms(10);
