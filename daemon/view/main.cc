@@ -21,6 +21,7 @@ constexpr char kUsage[] =
     "gestalt-init on the leader; not meant to be run by hand.\n";
 constexpr int kProcessDevice = 10;
 constexpr int kMachineDevice = 11;
+constexpr int kColdListings = 12;
 
 bool parse_number(const char* text, std::uint32_t& out) {
   std::string_view view(text);
@@ -32,6 +33,7 @@ int serve(gestalt::ViewWorkerOptions options) {
   gestalt::log::initialise("gestalt-view");
   options.process_device = gestalt::Fd(kProcessDevice);
   options.machine_device = gestalt::Fd(kMachineDevice);
+  options.cold_listings = gestalt::Fd(kColdListings);
   auto done = gestalt::run_view_worker(std::move(options));
   if (!done) gestalt::log::error("view", gestalt::log::field("error", done.error().text()));
   // Callbacks of requests that are under way refer to what is gone.
@@ -74,6 +76,10 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   int mode = static_cast<int>(hidepid);
   if (worker)
-    return serve({.viewer = uid, .hidepid = mode, .process_device = {}, .machine_device = {}});
+    return serve({.viewer = uid,
+                  .hidepid = mode,
+                  .process_device = {},
+                  .machine_device = {},
+                  .cold_listings = {}});
   return supervise({.viewer = uid, .hidepid = mode, .program = argv[0]});
 }

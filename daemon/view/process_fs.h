@@ -31,6 +31,9 @@ struct ProcessFsOptions {
   std::string machine_path;  // where the machine's merged files are, for them
   // Names in /proc that are the machine's.
   std::vector<std::string> machine_names;
+  // Somebody lists many processes that nobody has read yet, and reads these of their entries (a bit
+  // for each of process_entries()).
+  std::function<void(std::uint64_t entries)> on_cold_listing;
 };
 
 // All on one loop's thread.
@@ -121,6 +124,8 @@ class ProcessFs {
   void readdir(fuse_req_t request, std::size_t size, off_t offset, const fuse_file_info& file,
                bool plus);
   void read(fuse_req_t request, fuse_ino_t inode, std::size_t size, off_t offset);
+  void note_listing();
+  void note_read(const Node& node);
   [[nodiscard]] Listing list_root(const fuse_ctx& caller) const;
   [[nodiscard]] Listing list_process(fuse_ino_t inode, const Node& node) const;
   void list_remote(fuse_req_t request, const Node& node, fuse_file_info file);
@@ -150,6 +155,9 @@ class ProcessFs {
   std::uint64_t next_version_ = 1;
   mutable std::uint64_t last_inode_ = 0;  // that last_text_ is of; 0: of none
   mutable std::string last_text_;
+  std::size_t listed_tasks_ = 0;  // at the last listing that was cold
+  bool watches_reads_ = false;
+  std::map<std::size_t, int> reads_;  // since, by the entry
   bool ready_ = false;
   std::vector<fuse_req_t> held_;  // for the root's attributes
   mutable std::unordered_set<std::uint32_t> local_seen_;

@@ -16,6 +16,8 @@ constexpr std::uint64_t kNames = 0x1000;
 constexpr std::uint64_t kLocal = 1ULL << 40;
 constexpr std::uint64_t kRemote = 1ULL << 41;
 constexpr double kForever = 3600;
+constexpr std::size_t kManyTasks = 500;
+constexpr int kReadsOfAListing = 16;
 
 std::vector<std::uint32_t> native_pids(int native) {
   std::vector<std::uint32_t> pids;
@@ -92,6 +94,7 @@ void ProcessFs::opendir(fuse_req_t request, fuse_ino_t inode, fuse_file_info* fi
   bool is_thread = node.kind == Node::Kind::kDynamic && node.path.starts_with("task/") &&
                    std::ranges::count(node.path, '/') == 1;
   if (node.kind == Node::Kind::kRoot) {
+    note_listing();
     listing = list_root(*fuse_req_ctx(request));
   } else if (node.kind == Node::Kind::kLocalDirectory) {
     for (auto& entry : local_directories_.list(inode))
@@ -106,6 +109,25 @@ void ProcessFs::opendir(fuse_req_t request, fuse_ino_t inode, fuse_file_info* fi
   auto owned = std::make_unique<Listing>(std::move(listing));
   file->fh = reinterpret_cast<std::uint64_t>(owned.get());
   if (fuse_reply_open(request, file) == 0) (void)owned.release();
+}
+
+void ProcessFs::note_listing() {
+  auto tasks = model_.tasks().size();
+  if (tasks < 2 * listed_tasks_ + kManyTasks) return;
+  listed_tasks_ = tasks;
+  watches_reads_ = true;
+  reads_.clear();
+}
+
+// What the kernel reads by us, nobody has read before.
+void ProcessFs::note_read(const Node& node) {
+  if (!watches_reads_ || node.kind != Node::Kind::kEntry || node.in_task) return;
+  if (++reads_[node.index] < kReadsOfAListing) return;
+  watches_reads_ = false;
+  std::uint64_t entries = 0;
+  for (auto [index, count] : reads_)
+    if (count >= kReadsOfAListing / 2 && index < 64) entries |= 1ULL << index;
+  if (options_.on_cold_listing) options_.on_cold_listing(entries);
 }
 
 void ProcessFs::list_remote(fuse_req_t request, const Node& node, fuse_file_info file) {
@@ -164,6 +186,7 @@ void ProcessFs::read(fuse_req_t request, fuse_ino_t inode, std::size_t size, off
   };
   Node node = node_of(inode);
   if (node.kind == Node::Kind::kNone) return (void)fuse_reply_err(request, ESRCH);
+  note_read(node);
   if (const auto* made = text(inode, node)) return reply(*made);
   if (!is_fetched(node)) return (void)fuse_reply_err(request, EINVAL);
   auto reader = fuse_req_ctx(request)->uid;

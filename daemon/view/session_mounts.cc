@@ -11,10 +11,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <functional>
 
+#include "common/proc.h"
 #include "common/unix_socket.h"
+#include "daemon/view/process_entries.h"
 #include "daemon/view/view_worker.h"
 
 namespace gestalt {
@@ -24,6 +28,8 @@ constexpr char kMount = 'M';
 constexpr char kBind = 'B';
 constexpr char kUnmount = 'U';
 constexpr char kProbe = 'P';
+constexpr char kReadAhead = 'R';
+constexpr unsigned kReadAheadSeconds = 30;
 constexpr auto kReady = std::chrono::seconds(10);
 
 // What an order came to: an errno, and the step that failed.
@@ -92,7 +98,40 @@ Answer try_out() {
   return {};
 }
 
+void read_all(const std::string& path) {
+  char buffer[16384];
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  while (fd >= 0 && ::read(fd, buffer, sizeof buffer) > 0) {
+  }
+  if (fd >= 0) (void)::close(fd);
+}
+
+// In a process of its own, which may wait for the view.
+[[noreturn]] void read_upper_half(std::uint64_t entries) {
+  (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  (void)::prctl(PR_SET_NAME, "gestalt-ahead");
+  (void)::alarm(kReadAheadSeconds);
+  auto pids = list_pids("/proc").value_or(std::vector<pid_t>());
+  std::ranges::sort(pids, std::greater());
+  pids.resize(pids.size() / 2);
+  for (pid_t pid : pids)
+    for (std::size_t i = 0; i < process_entries().size(); ++i)
+      if ((entries >> i & 1) != 0)
+        read_all(std::format("/proc/{}/{}", pid, process_entries()[i].name));
+  ::_exit(0);
+}
+
+Answer start_reading_ahead(int socket) {
+  std::uint64_t entries = 0;
+  Answer answer;
+  if (::recv(socket, &entries, sizeof entries, 0) != sizeof entries) return failed("read ahead");
+  pid_t reader = ::fork();
+  if (reader == 0) read_upper_half(entries);
+  return reader < 0 ? failed("read ahead") : answer;
+}
+
 [[noreturn]] void obey(int socket) {
+  (void)::signal(SIGCHLD, SIG_IGN);  // nobody waits for those
   while (true) {
     char what = 0;
     if (::recv(socket, &what, 1, 0) != 1) ::_exit(0);
@@ -108,6 +147,8 @@ Answer try_out() {
       answer = bind_all();
     } else if (what == kUnmount) {
       uncover();
+    } else if (what == kReadAhead) {
+      answer = start_reading_ahead(socket);
     } else {
       answer = try_out();
     }
@@ -201,6 +242,11 @@ void SessionMounts::mount(int process_device, int machine_device, OnDone on_done
 void SessionMounts::bind(OnDone on_done) { order(kBind, {}, std::move(on_done)); }
 
 void SessionMounts::unmount(OnDone on_done) { order(kUnmount, {}, std::move(on_done)); }
+
+void SessionMounts::read_ahead(std::uint64_t entries, OnDone on_done) {
+  order(kReadAhead, {}, std::move(on_done));
+  (void)::send(socket_.get(), &entries, sizeof entries, MSG_NOSIGNAL);
+}
 
 void SessionMounts::probe(OnDone on_done) { order(kProbe, {}, std::move(on_done)); }
 

@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -34,6 +35,10 @@ class SessionMounts {
   void bind(OnDone on_done);
   // Uncovers them, whatever state they are in.
   void unmount(OnDone on_done);
+  // Reads files of the upper half of all processes in /proc, from the last on, while somebody else
+  // reads them from the first on: a view that is new answers both by turns, and neither waits for
+  // the other's way to it. `entries`: a bit for each of process_entries(). Done when it has begun.
+  void read_ahead(std::uint64_t entries, OnDone on_done);
   // Asks the view for something that nobody has cached.
   void probe(OnDone on_done);
   [[nodiscard]] bool busy() const { return on_done_ != nullptr; }

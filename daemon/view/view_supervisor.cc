@@ -30,6 +30,7 @@ constexpr auto kGoodRun = std::chrono::seconds(10);
 constexpr auto kUnusedFor = std::chrono::seconds(60);
 constexpr int kProcessDevice = 10;  // descriptors of the worker
 constexpr int kMachineDevice = 11;
+constexpr int kColdListings = 12;
 
 }  // namespace
 
@@ -100,6 +101,13 @@ void ViewSupervisor::start_worker(std::pair<Fd, Fd> devices) {
   spawn_options.descriptors = {{STDERR_FILENO, STDERR_FILENO},
                                {devices.first.get(), kProcessDevice},
                                {devices.second.get(), kMachineDevice}};
+  auto listings = make_pipe();
+  if (listings && set_nonblocking(listings->read.get(), true) &&
+      set_nonblocking(listings->write.get(), true)) {
+    spawn_options.descriptors.emplace_back(listings->write.get(), kColdListings);
+    cold_listings_ = std::move(listings->read);
+    loop_.watch(cold_listings_.get(), EPOLLIN, [this](std::uint32_t) { on_cold_listing(); });
+  }
   (void)::stat(options_.program.c_str(), &program_);
   auto worker = spawn(spawn_options);
   devices.first.reset();
@@ -143,8 +151,21 @@ void ViewSupervisor::worker_ended(int status) {
   log::warning("the view's program ended", log::field("uid", options_.viewer),
                log::field("wait_status", status));
   worker_ = 0;
+  if (cold_listings_) loop_.unwatch(cold_listings_.get());
+  cold_listings_.reset();
   // A step under way fails by itself now, and is answered first.
   if (!mounts_->busy()) failed();
+}
+
+// A listing that is helped is over sooner; one that is not is none the worse.
+void ViewSupervisor::on_cold_listing() {
+  std::uint64_t entries = 0;
+  auto count = ::read(cold_listings_.get(), &entries, sizeof entries);
+  if (count == 0) return loop_.unwatch(cold_listings_.get());
+  if (count != sizeof entries || state_ != State::kUp || mounts_->busy()) return;
+  mounts_->read_ahead(entries, [](const Result<void>& begun) {
+    if (!begun) log::info("nothing read ahead", log::field("error", begun.error().text()));
+  });
 }
 
 void ViewSupervisor::uncover() {

@@ -42,6 +42,7 @@ class ViewSupervisor {
   void failed();
   void let_in();
   void worker_ended(int status);
+  void on_cold_listing();
   void uncover();
   void on_signals();
   void heartbeat();
@@ -60,6 +61,7 @@ class ViewSupervisor {
   std::unique_ptr<SessionMounts> mounts_;
   State state_ = State::kDown;
   pid_t worker_ = 0;
+  Fd cold_listings_;       // the worker tells of them
   struct stat program_{};  // of which the worker was made
   bool replacing_ = false;
   int failures_ = 0;  // in a row

@@ -55,7 +55,11 @@ class ViewWorker {
                          .native = std::move(native),
                          .native_path = kNativeProcPath,
                          .machine_path = kMachinePath,
-                         .machine_names = MachineFs::names_in_proc()},
+                         .machine_names = MachineFs::names_in_proc(),
+                         .on_cold_listing =
+                             [fd = options.cold_listings.get()](std::uint64_t entries) {
+                               (void)!::write(fd, &entries, sizeof entries);
+                             }},
                         [this](const wire::ViewFetch& request, ProcessFs::OnFetched on_fetched) {
                           fetch(request, std::move(on_fetched));
                         });

@@ -15,6 +15,7 @@ struct ViewWorkerOptions {
   int hidepid = 0;
   Fd process_device;  // /dev/fuse, mounted as /proc
   Fd machine_device;  // and where kMachinePath is
+  Fd cold_listings;   // a pipe: a std::uint64_t as ProcessFsOptions::on_cold_listing has it
 };
 
 // Where the session's mount namespace has what the view refers to.
