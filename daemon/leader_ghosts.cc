@@ -16,6 +16,8 @@ constexpr auto kKillTimeout = std::chrono::seconds(6);
 // Of those that were taken, in one round.
 constexpr std::size_t kRetriesAtOnce = 256;
 constexpr auto kTryAgain = std::chrono::milliseconds(200);
+// A process that moves is somewhere sooner than that.
+constexpr auto kFoundSomewhere = std::chrono::seconds(60);
 // After that, what nobody has told of is not there.
 constexpr auto kAllAreKnown = std::chrono::seconds(20);
 // A node tells of a stopped process sooner.
@@ -220,6 +222,7 @@ Awaitable<> LeaderGhosts::deliver_all(LeaderGhosts* self, std::uint32_t pid) {
 
 // A node that does not answer is waited for until it is given up with all its processes.
 Awaitable<> LeaderGhosts::deliver(wire::GhostSignal signal) {
+  auto begun = Clock::now();
   while (true) {
     const ViewedTask* task = model_.find(signal.pid());
     if (task == nullptr && Clock::now() - attached_ > kAllAreKnown) co_return;
@@ -233,8 +236,9 @@ Awaitable<> LeaderGhosts::deliver(wire::GhostSignal signal) {
       request.set_sequence(signal.sequence());
       auto sent = co_await ask_(task->node, std::move(message), kKillTimeout);
       if (sent || sent.error().code == ErrorCode::kGone) co_return;
-      bool again = sent.error().code == ErrorCode::kNotFound ||  // it has moved
-                   sent.error().code == ErrorCode::kTimeout ||
+      bool moved =
+          sent.error().code == ErrorCode::kNotFound && Clock::now() - begun < kFoundSomewhere;
+      bool again = moved || sent.error().code == ErrorCode::kTimeout ||
                    sent.error().code == ErrorCode::kUnavailable;
       if (!again) {
         log::warning("signal not delivered", log::field("pid", signal.pid()),
