@@ -306,7 +306,7 @@ Awaitable<> Agent::tell_tasks(Agent* self, std::uint64_t request_id, bool prefli
   struct Inspection {
     explicit Inspection(const asio::any_io_executor& executor) : done(executor) {}
     wire::Message reply;
-    int open = 0;
+    int open = 1;  // until all are asked
     Promise<bool> done;
   };
   auto inspection = std::make_shared<Inspection>(self->context_.get_executor());
@@ -328,7 +328,7 @@ Awaitable<> Agent::tell_tasks(Agent* self, std::uint64_t request_id, bool prefli
                         if (--inspection->open == 0) inspection->done.set(true);
                       });
   }
-  if (inspection->open > 0)
+  if (--inspection->open > 0)
     (void)co_await inspection->done.wait(kStandInTimeout + std::chrono::seconds(1));
   self->link_.reply(request_id, inspection->reply);
 }

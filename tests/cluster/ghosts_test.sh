@@ -129,8 +129,9 @@ test_process_groups() {
 test_a_group_without_its_leader() {
   local child group
   start headless node2 sh -c 'setsid sh -c "sleep 1032 & echo child \$!; exec sleep 1033" &
-    sleep 1; echo "ready $$" >&2; sleep 1034'
+    echo "ready $$" >&2; sleep 1034'
   await_pid headless
+  wait_until 10 grep -q '^child ' "$scratch/headless.out"
   child=$(sed -n 's/^child //p' "$scratch/headless.out")
   group=$(view "ps -o pgid= -p $child" | xargs)
   wait_until 15 can_signal "$child"
