@@ -130,6 +130,10 @@ void Agent::on_leader_message(wire::Message message) {
       asio::co_spawn(context_, kill_task(this, message.request_id(), message.node_kill_request()),
                      asio::detached);
       return;
+    case wire::Message::kNodeKillBatch:
+      asio::co_spawn(context_, kill_together(this, message.request_id(), message.node_kill_batch()),
+                     asio::detached);
+      return;
     case wire::Message::kNodeTaskListRequest:
       asio::co_spawn(
           context_,
@@ -263,28 +267,71 @@ Awaitable<> Agent::kill_task(Agent* self, std::uint64_t request_id, wire::NodeKi
   }
 }
 
-Awaitable<Result<wire::Message>> Agent::kill(wire::NodeKillRequest request) {
+// Nothing is waited for between those that are not jobs'; each job's are its stand-in's.
+Awaitable<> Agent::kill_together(Agent* self, std::uint64_t request_id, wire::NodeKillBatch batch) {
+  std::vector<bool> done(static_cast<std::size_t>(batch.kills_size()));
+  std::vector<std::pair<std::size_t, Fd>> others;
+  std::map<std::shared_ptr<Connection>, std::vector<std::size_t>> of_jobs;
+  auto asked = [&](std::size_t i) -> const auto& { return batch.kills(static_cast<int>(i)); };
+  auto name = [&](std::size_t i) {
+    return DoneSignals::Name{asked(i).keeper(), asked(i).sequence()};
+  };
+  for (std::size_t i = 0; i < done.size(); ++i) {
+    auto before = self->done_signals_.begin(name(i));
+    done[i] = before == DoneSignals::State::kDone;
+    if (before != DoneSignals::State::kNew) continue;
+    if (auto target = self->kill_target(asked(i)); !target)
+      self->done_signals_.end(name(i), false);
+    else if (target->stand_in)
+      of_jobs[target->stand_in].push_back(i);
+    else
+      others.emplace_back(i, std::move(target->process));
+  }
+  for (auto& [i, process] : others)
+    done[i] = signal_process(process.get(), asked(i).signal()).has_value();
+  for (auto& [i, process] : others) self->done_signals_.end(name(i), done[i]);
+  for (auto& [stand_in, those] : of_jobs) {
+    wire::Message message;
+    for (auto i : those) *message.mutable_node_kill_batch()->add_kills() = asked(i);
+    auto answer = co_await stand_in->request(std::move(message), kStandInTimeout);
+    for (std::size_t k = 0; k < those.size(); ++k) {
+      done[those[k]] = answer && answer->has_node_kill_batch_reply() &&
+                       static_cast<int>(k) < answer->node_kill_batch_reply().done_size() &&
+                       answer->node_kill_batch_reply().done(static_cast<int>(k));
+      self->done_signals_.end(name(those[k]), done[those[k]]);
+    }
+  }
+  wire::Message reply;
+  for (bool each : done) reply.mutable_node_kill_batch_reply()->add_done(each);
+  self->link_.reply(request_id, std::move(reply));
+}
+
+Result<Agent::KillTarget> Agent::kill_target(const wire::NodeKillRequest& request) const {
   std::string proc = init_.proc();
-  if (proc.empty())
-    co_return fail(ErrorCode::kNotFound, std::format("no process {}", request.pid()));
-  auto process = open_process(proc, request.pid());
-  if (!process) co_return std::unexpected(process.error());
-  if (auto may = check_may_signal(process->get(), request); !may)
-    co_return std::unexpected(may.error());
+  if (proc.empty()) return fail(ErrorCode::kNotFound, std::format("no process {}", request.pid()));
+  GESTALT_ASSIGN(auto process, open_process(proc, request.pid()));
+  GESTALT_TRY(check_may_signal(process.get(), request));
   std::uint64_t job_id = 0;
   if (auto path = cgroup_path(proc, static_cast<pid_t>(request.pid())))
     job_id = job_of_cgroup(*path);
   auto departed = jobs_.departed();
   if (departed.jobs.contains(job_id) || departed.stand_in_pids.contains(request.pid()))
-    co_return fail(ErrorCode::kNotFound, std::format("process {} has moved", request.pid()),
-                   "try again");
-  auto stand_in = jobs_.stand_in_of(job_id);
-  if (stand_in && jobs_.stand_in_pid_of(job_id) != request.pid()) {
+    return fail(ErrorCode::kNotFound, std::format("process {} has moved", request.pid()),
+                "try again");
+  KillTarget target{.process = std::move(process), .stand_in = nullptr};
+  if (jobs_.stand_in_pid_of(job_id) != request.pid()) target.stand_in = jobs_.stand_in_of(job_id);
+  return target;
+}
+
+Awaitable<Result<wire::Message>> Agent::kill(wire::NodeKillRequest request) {
+  auto target = kill_target(request);
+  if (!target) co_return std::unexpected(target.error());
+  if (target->stand_in) {
     wire::Message message;
     *message.mutable_node_kill_request() = request;
-    co_return co_await stand_in->request(std::move(message), kStandInTimeout);
+    co_return co_await target->stand_in->request(std::move(message), kStandInTimeout);
   }
-  if (auto done = signal_process(process->get(), request.signal()); !done)
+  if (auto done = signal_process(target->process.get(), request.signal()); !done)
     co_return std::unexpected(done.error());
   co_return empty_message();
 }

@@ -29,7 +29,14 @@ class Agent {
                                wire::PreflightRequest request);
   static Awaitable<> kill_task(Agent* self, std::uint64_t request_id,
                                wire::NodeKillRequest request);
+  static Awaitable<> kill_together(Agent* self, std::uint64_t request_id,
+                                   wire::NodeKillBatch batch);
   [[nodiscard]] Awaitable<Result<wire::Message>> kill(wire::NodeKillRequest request);
+  struct KillTarget {
+    Fd process;                            // as open_process() has it
+    std::shared_ptr<Connection> stand_in;  // whose job's it is
+  };
+  [[nodiscard]] Result<KillTarget> kill_target(const wire::NodeKillRequest& request) const;
   [[nodiscard]] Awaitable<Result<std::shared_ptr<Connection>>> incoming_stand_in(
       const wire::PrepareIncoming& prepare);
 

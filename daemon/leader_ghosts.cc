@@ -1,5 +1,6 @@
 #include "daemon/leader_ghosts.h"
 
+#include <algorithm>
 #include <charconv>
 #include <csignal>
 
@@ -26,23 +27,27 @@ constexpr auto kStopIsSeen = std::chrono::seconds(3);
 struct Brief {
   bool stopped = false;
   std::uint32_t group = 0;
+  std::uint32_t parent = 0;
   std::string name;
 };
 
 // Of a process' stat: what is of interest here, and changes seldom.
 std::string brief_stat(const std::string& text) {
   auto stat = parse_stat(text);
-  if (!stat) return "S 0 ";
+  if (!stat) return "S 0 0 ";
   char state = stat->state == 'T' ? 'T' : 'S';
-  return std::format("{} {} {}", state, stat->group_id, stat->comm);
+  return std::format("{} {} {} {}", state, stat->group_id, stat->parent_pid, stat->comm);
 }
 
 Brief brief_of(const ViewedTask& task) {
   const auto& text = task.contents[static_cast<std::size_t>(TaskFile::kStat)];
   auto space = text.find(' ', 2);
   if (space == std::string::npos) return {};
-  Brief out{.stopped = text[0] == 'T', .group = 0, .name = text.substr(space + 1)};
+  auto second = text.find(' ', space + 1);
+  if (second == std::string::npos) return {};
+  Brief out{.stopped = text[0] == 'T', .name = text.substr(second + 1)};
   (void)std::from_chars(text.data() + 2, text.data() + space, out.group);
+  (void)std::from_chars(text.data() + space + 1, text.data() + second, out.parent);
   return out;
 }
 
@@ -71,6 +76,14 @@ wire::ViewDelta reduced(const wire::ViewDelta& delta) {
     }
   }
   return out;
+}
+
+void fill(const wire::GhostSignal& signal, const ViewedTask& task, wire::NodeKillRequest& request) {
+  request.set_pid(signal.pid());
+  request.set_signal(signal.signal());
+  request.set_uid(task.uid);
+  request.set_keeper(signal.keeper());
+  request.set_sequence(signal.sequence());
 }
 
 }  // namespace
@@ -202,20 +215,62 @@ Awaitable<> LeaderGhosts::send(wire::GhostUpdate update) {
 
 // The kernel has let the sender do it to a ghost that has the process's owner. If the process
 // has another one by now, the node refuses what that owner may not.
-void LeaderGhosts::on_signal(const wire::GhostSignal& signal) {
-  if (signal.signal() == SIGSTOP) stopped_[signal.pid()] = Clock::now();
-  if (!known_signals_.emplace(signal.keeper(), signal.sequence()).second) return;
-  auto& queue = signals_[signal.pid()];
-  queue.push_back(signal);
-  if (queue.size() == 1) asio::co_spawn(context_, deliver_all(this, signal.pid()), asio::detached);
+void LeaderGhosts::on_signals(const wire::GhostSignals& signals) {
+  std::map<std::string, std::vector<wire::GhostSignal>> by_node;
+  for (const auto& signal : signals.signals()) {
+    if (signal.signal() == SIGSTOP) stopped_[signal.pid()] = Clock::now();
+    if (!known_signals_.emplace(signal.keeper(), signal.sequence()).second) continue;
+    auto& queue = signals_[signal.pid()];
+    queue.push_back(signal);
+    if (queue.size() > 1) continue;
+    const ViewedTask* task = model_.find(signal.pid());
+    by_node[task != nullptr ? task->node : ""].push_back(signal);
+  }
+  for (auto& [node, those] : by_node) {
+    if (!node.empty() && those.size() > 1) {
+      // No child's end is seen before its parent has the signal.
+      std::ranges::stable_sort(those, {}, [this](const auto& each) { return depth(each.pid()); });
+      asio::co_spawn(context_, deliver_together(this, node, std::move(those)), asio::detached);
+      continue;
+    }
+    for (const auto& each : those)
+      asio::co_spawn(context_, deliver_all(this, each.pid()), asio::detached);
+  }
+}
+
+int LeaderGhosts::depth(std::uint32_t pid) const {
+  constexpr int kDeepest = 1000;
+  int depth = 0;
+  for (const ViewedTask* task = model_.find(pid); task != nullptr && depth < kDeepest; ++depth)
+    task = model_.find(brief_of(*task).parent);
+  return depth;
+}
+
+Awaitable<> LeaderGhosts::deliver_together(LeaderGhosts* self, std::string node,
+                                           std::vector<wire::GhostSignal> signals) {
+  wire::Message message;
+  std::vector<std::uint32_t> asked;
+  for (const auto& signal : signals) {
+    const ViewedTask* task = self->model_.find(signal.pid());
+    if (task == nullptr || task->node != node) continue;
+    fill(signal, *task, *message.mutable_node_kill_batch()->add_kills());
+    asked.push_back(signal.pid());
+  }
+  auto answer = co_await self->ask_(node, std::move(message), kKillTimeout);
+  if (answer && answer->has_node_kill_batch_reply()) {
+    const auto& reply = answer->node_kill_batch_reply();
+    for (int i = 0; i < std::min(reply.done_size(), static_cast<int>(asked.size())); ++i)
+      if (reply.done(i)) self->done(asked[static_cast<std::size_t>(i)]);
+  }
+  for (const auto& signal : signals)
+    asio::co_spawn(self->context_, deliver_all(self, signal.pid()), asio::detached);
 }
 
 Awaitable<> LeaderGhosts::deliver_all(LeaderGhosts* self, std::uint32_t pid) {
   auto& queue = self->signals_[pid];
   while (!queue.empty()) {
     co_await self->deliver(queue.front());
-    self->done(queue.front());
-    queue.pop_front();
+    self->done(pid);
   }
   self->signals_.erase(pid);
 }
@@ -228,12 +283,7 @@ Awaitable<> LeaderGhosts::deliver(wire::GhostSignal signal) {
     if (task == nullptr && Clock::now() - attached_ > kAllAreKnown) co_return;
     if (task != nullptr) {
       wire::Message message;
-      auto& request = *message.mutable_node_kill_request();
-      request.set_pid(signal.pid());
-      request.set_signal(signal.signal());
-      request.set_uid(task->uid);
-      request.set_keeper(signal.keeper());
-      request.set_sequence(signal.sequence());
+      fill(signal, *task, *message.mutable_node_kill_request());
       auto sent = co_await ask_(task->node, std::move(message), kKillTimeout);
       if (sent || sent.error().code == ErrorCode::kGone) co_return;
       bool moved =
@@ -251,7 +301,10 @@ Awaitable<> LeaderGhosts::deliver(wire::GhostSignal signal) {
   }
 }
 
-void LeaderGhosts::done(const wire::GhostSignal& signal) {
+void LeaderGhosts::done(std::uint32_t pid) {
+  auto& queue = signals_[pid];
+  auto signal = std::move(queue.front());
+  queue.pop_front();
   known_signals_.erase({signal.keeper(), signal.sequence()});
   if (!keeper_ || !keeper_->open()) return;
   wire::Message message;

@@ -22,7 +22,7 @@ class LeaderGhosts {
   void detach(const std::shared_ptr<Connection>& keeper);
   // Delivered in the order in which a process got them, however long its node takes, as long as
   // there is the process; wherever it moves.
-  void on_signal(const wire::GhostSignal& signal);
+  void on_signals(const wire::GhostSignals& signals);
 
   void on_delta(const wire::ViewDelta& delta);
   void node_gone(const std::string& node);
@@ -39,9 +39,16 @@ class LeaderGhosts {
   static Awaitable<> work(LeaderGhosts* self);
   [[nodiscard]] Awaitable<> send(wire::GhostUpdate update);
   [[nodiscard]] wire::GhostUpdate take_update();
+  // Of one pid, until there are no more.
   static Awaitable<> deliver_all(LeaderGhosts* self, std::uint32_t pid);
+  // Each the first of its pid, all on this node.
+  static Awaitable<> deliver_together(LeaderGhosts* self, std::string node,
+                                      std::vector<wire::GhostSignal> signals);
   [[nodiscard]] Awaitable<> deliver(wire::GhostSignal signal);
-  void done(const wire::GhostSignal& signal);
+  // The first of the pid is.
+  void done(std::uint32_t pid);
+  // How many parents of it are among those.
+  [[nodiscard]] int depth(std::uint32_t pid) const;
   void look_at_stopped();
   void apply(const ClusterModel::Changes& changes);
   void add(const ViewedTask& task, wire::GhostUpdate& update) const;

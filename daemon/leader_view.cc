@@ -71,8 +71,8 @@ void LeaderView::on_message(const std::shared_ptr<Connection>& connection, wire:
     connection->set_idle_timeout(Clock::duration::zero());
     connection->set_name("ghost keeper");
     ghosts_.attach(connection);
-  } else if (message.has_ghost_signal()) {
-    ghosts_.on_signal(message.ghost_signal());
+  } else if (message.has_ghost_signals()) {
+    ghosts_.on_signals(message.ghost_signals());
   } else if (message.has_view_fetch()) {
     asio::co_spawn(
         context_,

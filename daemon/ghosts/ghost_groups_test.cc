@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <map>
 
 #include "daemon/ghosts/ghost_fixture.h"
 
@@ -110,6 +111,46 @@ TEST(GhostGroups, AKilledGroupIsMadeAgain) {
     EXPECT_THAT(groups.reached(kFirst), UnorderedElementsAre(kFirst, kSecond, kThird));
     EXPECT_THAT(groups.reached(kFirst, SIGSTOP), UnorderedElementsAre(kFirst, kSecond, kThird));
     EXPECT_THAT(groups.reached(kFirst, SIGCONT), UnorderedElementsAre(kFirst, kSecond, kThird));
+  });
+}
+
+// However late some of them run: what is not together, a child's end may overtake.
+TEST(GhostGroups, AllAtOnce) {
+  in_pid_namespace([] {
+    constexpr int kMembers = 30;
+    Groups groups;
+    std::vector<std::pair<pid_t, pid_t>> wanted;
+    for (pid_t pid = kFirst; pid < kFirst + kMembers; ++pid) wanted.emplace_back(pid, kFirst);
+    groups.update(wanted);
+    std::vector<pid_t> others;
+    for (int i = 0; i < 4; ++i)
+      if (others.push_back(::fork()); others.back() == 0)
+        while (true) (void)::getppid();
+    auto& signals = groups.harness.signals;
+    std::size_t reports = 0;
+    for (int round = 0; round < 20; ++round) {
+      int signal = round % 4 == 3 ? SIGKILL : SIGTERM;
+      EXPECT_EQ(groups.harness.act([=] { return kill_errno(-kFirst, signal); }), 0);
+      ++reports;
+      EXPECT_TRUE(groups.harness.run_until([&] { return signals.size() >= reports * kMembers; }));
+      ASSERT_EQ(signals.size(), reports * kMembers);
+      for (std::size_t k = (reports - 1) * kMembers; k < signals.size(); ++k)
+        EXPECT_EQ(signals[k].batch, signals[(reports - 1) * kMembers].batch) << round;
+    }
+    EXPECT_NE(signals.front().batch, 0U);
+    EXPECT_NE(signals.front().batch, signals.back().batch);
+    signals.clear();
+    EXPECT_EQ(groups.harness.act([] {
+      (void)::kill(-kFirst, SIGUSR1);
+      (void)::kill(kFirst + 1, SIGUSR2);
+      return kill_errno(-kFirst, SIGHUP);
+    }),
+              0);
+    groups.harness.await_signals(2 * kMembers + 1);
+    std::map<pid_t, std::size_t> counts;
+    for (const auto& each : signals) ++counts[each.pid];
+    for (auto [pid, count] : counts) EXPECT_EQ(count, pid == kFirst + 1 ? 3U : 2U) << pid;
+    for (pid_t pid : others) EXPECT_EQ(::kill(pid, SIGKILL), 0);
   });
 }
 

@@ -63,8 +63,14 @@ Result<void> GhostKeeper::start() {
 }
 
 void GhostKeeper::watch() {
-  loop_.watch(wake_.get(), EPOLLIN, [this](std::uint32_t) { take_records(); });
-  loop_.watch(children_.get(), EPOLLIN, [this](std::uint32_t) { take_child_events(); });
+  loop_.watch(wake_.get(), EPOLLIN, [this](std::uint32_t) {
+    take_records();
+    report();
+  });
+  loop_.watch(children_.get(), EPOLLIN, [this](std::uint32_t) {
+    take_child_events();
+    report();
+  });
 }
 
 void GhostKeeper::pause(bool paused) {
@@ -116,6 +122,7 @@ std::vector<GhostFailure> GhostKeeper::update(const GhostUpdate& update) {
   set_groups(to_group);
   // What came meanwhile for others.
   if (!paused_) take_child_events();
+  report();
   return failures;
 }
 
@@ -127,6 +134,7 @@ Result<void> GhostKeeper::start_ghost(Entry& entry) {
   slot.keeper_pid = ::getpid();
   slot.wake_fd = wake_.get();
   set_name(slot, entry.ghost.name);
+  entry.nudges = 0;
   pid_t wanted = slot.pid;
   clone_args arguments{};
   // Shared is what would cost memory. CLONE_IO and CLONE_SYSVSEM save nothing: a task has
@@ -208,6 +216,12 @@ bool GhostKeeper::adjust(Entry& entry, const Ghost& wish) {
 }
 
 // ------------------------------------------------------------------- groups
+
+pid_t GhostKeeper::group_of(pid_t pid) const {
+  auto entry = ghosts_.find(pid);
+  if (entry != ghosts_.end() && entry->second.group != 0) return entry->second.group;
+  return members_.contains(pid) ? pid : 0;
+}
 
 void GhostKeeper::leave_group(Entry& entry) {
   if (entry.group == 0) return;

@@ -49,11 +49,13 @@ struct GhostSignal {
   pid_t sender_pid = 0;
   uid_t sender_uid = 0;
   int code = 0;
+  // The same for those that members of a group got at once, which come in succession; 0: alone.
+  std::uint64_t batch = 0;
 };
 
 class GhostKeeper {
  public:
-  // Runs on the loop, and amid update(); must not call the keeper, but for pause().
+  // Runs on the loop, and at the end of update(); must not call the keeper, but for pause().
   using OnSignal = std::function<void(const GhostSignal&)>;
 
   GhostKeeper(EventLoop& loop, OnSignal on_signal);
@@ -85,6 +87,7 @@ class GhostKeeper {
     pid_t group = 0;  // that it is in, if not in its own
     bool stopped = false;
     bool killed_by_us = false;
+    std::uint32_t nudges = 0;  // of kGhostNudgeSignal, that were sent
   };
 
   Result<void> start_ghost(Entry& entry);
@@ -94,7 +97,7 @@ class GhostKeeper {
   void ask_to_leave(Entry& entry);
   void kill_ghost(Entry& entry);
   // A signal of ours; false: there is no room for it.
-  static bool nudge(const Entry& entry, int signal);
+  static bool nudge(Entry& entry, int signal);
   // To what is new in the wish but needs no other ghost. True: its group is another.
   bool adjust(Entry& entry, const Ghost& wish);
 
@@ -107,12 +110,20 @@ class GhostKeeper {
   Result<void> await_gone(Entry& entry, Deadline deadline);
   void forget(pid_t pid);
 
+  // Into pending_.
   void take_records();
   void take_records_of(GhostSlot& slot);
   void take_child_events();
   // True: the ghost's task is no more.
   bool on_child_event(Entry& entry, const siginfo_t& info);
   void on_end(Entry& entry, const siginfo_t& info);
+  // Reports what is pending, those of a group together.
+  void report();
+  void report_group(std::vector<GhostSignal> signals);
+  // Until all of the group have told what they had got before.
+  void settle(pid_t group);
+  // 0: alone.
+  [[nodiscard]] pid_t group_of(pid_t pid) const;
   void watch();
 
   EventLoop& loop_;
@@ -121,6 +132,8 @@ class GhostKeeper {
   Fd children_;  // a signalfd of SIGCHLD
   GhostSlots slots_;
   std::unordered_map<pid_t, Entry> ghosts_;
+  std::vector<GhostSignal> pending_;
+  std::uint64_t last_batch_ = 0;
   std::unordered_map<pid_t, std::vector<pid_t>> members_;  // of groups, but their leaders
   bool paused_ = false;
 };

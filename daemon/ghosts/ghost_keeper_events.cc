@@ -8,6 +8,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
+#include <set>
+#include <utility>
 
 #include "common/log.h"
 #include "daemon/ghosts/ghost_keeper.h"
@@ -18,6 +21,8 @@ namespace {
 // Between two looks at the loop's other business.
 constexpr int kChildEventsAtOnce = 256;
 constexpr auto kRemoveTimeout = std::chrono::seconds(20);
+// A ghost is late when the machine is busy, or somebody traces it.
+constexpr auto kSettleTimeout = std::chrono::milliseconds(200);
 
 bool names_sender(int code) { return code == SI_USER || code == SI_TKILL || code == SI_QUEUE; }
 
@@ -43,7 +48,7 @@ void GhostKeeper::take_records_of(GhostSlot& slot) {
       signal.sender_pid = record.sender_pid;
       signal.sender_uid = record.sender_uid;
     }
-    on_signal_(signal);
+    pending_.push_back(signal);
   }
   slot.read.store(written);
   if (slot.full.exchange(0) != 0)
@@ -56,7 +61,7 @@ bool GhostKeeper::on_child_event(Entry& entry, const siginfo_t& info) {
   pid_t pid = info.si_pid;
   if (info.si_code == CLD_STOPPED) {
     entry.stopped = true;
-    on_signal_({.pid = pid, .signal = SIGSTOP});
+    pending_.push_back({.pid = pid, .signal = SIGSTOP});
     return false;
   }
   if (info.si_code == CLD_CONTINUED) {
@@ -64,7 +69,7 @@ bool GhostKeeper::on_child_event(Entry& entry, const siginfo_t& info) {
     return false;
   }
   if (info.si_code == CLD_KILLED && info.si_status == SIGKILL && !entry.killed_by_us)
-    on_signal_({.pid = pid, .signal = SIGKILL});
+    pending_.push_back({.pid = pid, .signal = SIGKILL});
   return true;
 }
 
@@ -78,6 +83,69 @@ void GhostKeeper::take_child_events() {
     if (entry != ghosts_.end() && on_child_event(entry->second, info)) on_end(entry->second, info);
   }
   (void)::kill(::getpid(), SIGCHLD);  // there may be more: come back
+}
+
+// kill(2) of a group reaches all before any can act on it: a shell ends by the signal, and does
+// not see first that its children have. So they are reported together, also those that have not
+// run yet.
+void GhostKeeper::report() {
+  std::vector<pid_t> settled;
+  for (std::size_t i = 0; i < pending_.size(); ++i) {
+    pid_t group = group_of(pending_[i].pid);
+    if (group == 0 || std::ranges::find(settled, group) != settled.end()) continue;
+    settled.push_back(group);
+    settle(group);
+  }
+  std::map<pid_t, std::vector<GhostSignal>> of_groups;
+  for (const auto& signal : std::exchange(pending_, {})) {
+    if (pid_t group = group_of(signal.pid); group != 0)
+      of_groups[group].push_back(signal);
+    else
+      on_signal_(signal);
+  }
+  for (auto& [group, signals] : of_groups) report_group(std::move(signals));
+}
+
+// The first of each member, as far as they are the same; then the next.
+void GhostKeeper::report_group(std::vector<GhostSignal> signals) {
+  while (!signals.empty()) {
+    std::vector<GhostSignal> later;
+    std::set<pid_t> seen;
+    ++last_batch_;
+    int number = signals.front().signal;
+    for (auto& signal : signals) {
+      if (!seen.insert(signal.pid).second || signal.signal != number) {
+        later.push_back(signal);
+        continue;
+      }
+      signal.batch = last_batch_;
+      on_signal_(signal);
+    }
+    signals = std::move(later);
+  }
+}
+
+// A ghost takes the nudge after all that was sent to it before: it has the highest number.
+void GhostKeeper::settle(pid_t group) {
+  auto asked = members_[group];
+  if (has(group)) asked.push_back(group);
+  std::erase_if(asked, [this](pid_t pid) {
+    Entry& entry = ghosts_.at(pid);
+    return entry.stopped || !nudge(entry, kGhostNudgeSignal);
+  });
+  auto deadline = deadline_in(kSettleTimeout);
+  while (true) {
+    take_records();
+    take_child_events();
+    std::erase_if(asked, [this](pid_t pid) {
+      auto entry = ghosts_.find(pid);
+      return entry == ghosts_.end() || entry->second.stopped ||
+             entry->second.slot->nudges.load() >= entry->second.nudges;
+    });
+    if (asked.empty() || Clock::now() >= deadline) return;
+    pollfd polled[] = {{children_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
+    (void)::poll(polled, 2, remaining_milliseconds(deadline));
+  }
 }
 
 // Of a ghost that was killed the process may live, or take its time to die: the ghost is
@@ -119,12 +187,14 @@ void GhostKeeper::ask_to_leave(Entry& entry) {
 }
 
 // There is no room where a user has queued more than the limit.
-bool GhostKeeper::nudge(const Entry& entry, int signal) {
+bool GhostKeeper::nudge(Entry& entry, int signal) {
   siginfo_t info{};
   info.si_signo = signal;
   info.si_code = kGhostNudgeCode;
   info.si_pid = ::getpid();
-  return ::syscall(SYS_rt_sigqueueinfo, entry.slot->pid, signal, &info) == 0 || errno != EAGAIN;
+  bool sent = ::syscall(SYS_rt_sigqueueinfo, entry.slot->pid, signal, &info) == 0;
+  if (sent && signal == kGhostNudgeSignal) ++entry.nudges;
+  return sent || errno != EAGAIN;
 }
 
 void GhostKeeper::kill_ghost(Entry& entry) {

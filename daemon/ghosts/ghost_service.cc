@@ -19,16 +19,14 @@ constexpr auto kSendAgain = milliseconds(10);
 constexpr std::size_t kMaxWaiting = 65'536;
 constexpr std::size_t kMaxQueuedBytes = 1U << 20;
 
-wire::Message to_message(const GhostSignal& signal, std::uint64_t keeper, std::uint64_t sequence) {
-  wire::Message message;
-  auto& body = *message.mutable_ghost_signal();
+void to_wire(const GhostSignal& signal, std::uint64_t keeper, std::uint64_t sequence,
+             wire::GhostSignal& body) {
   body.set_pid(static_cast<std::uint32_t>(signal.pid));
   body.set_signal(static_cast<std::uint32_t>(signal.signal));
   body.set_sender_pid(static_cast<std::uint32_t>(signal.sender_pid));
   body.set_sender_uid(signal.sender_uid);
   body.set_keeper(keeper);
   body.set_sequence(sequence);
-  return message;
 }
 
 // A pid beyond pid_t's range becomes negative, which the kernel refuses.
@@ -51,7 +49,12 @@ GhostService::GhostService(std::string socket_path)
     : socket_path_(std::move(socket_path)), keeper_(loop_, [this](const GhostSignal& signal) {
         waiting_[next_sequence_++] = signal;
         if (waiting_.size() >= kMaxWaiting) keeper_.pause(true);
-        send_signals();
+        // Soon, with those that belong to it.
+        if (std::exchange(sending_soon_, true)) return;
+        (void)loop_.after(milliseconds(0), [this] {
+          sending_soon_ = false;
+          send_signals();
+        });
       }) {}
 
 Result<void> GhostService::start() {
@@ -107,6 +110,7 @@ void GhostService::on_update(const wire::Message& message) {
     *entry.mutable_error() = to_wire(failure.error);
   }
   report.set_ghosts(static_cast<std::uint32_t>(keeper_.size()));
+  send_signals();  // those of ghosts that went come before
   send(reply);
 }
 
@@ -118,10 +122,15 @@ void GhostService::on_done(const wire::GhostSignalsDone& done) {
 
 void GhostService::send_signals() {
   auto next = waiting_.lower_bound(next_to_send_);
-  for (; next != waiting_.end() && connected() && channel_->queued_bytes() < kMaxQueuedBytes;
-       ++next) {
-    send(to_message(next->second, id_, next->first));
-    next_to_send_ = next->first + 1;
+  while (next != waiting_.end() && connected() && channel_->queued_bytes() < kMaxQueuedBytes) {
+    wire::Message message;
+    auto batch = next->second.batch;
+    do {
+      to_wire(next->second, id_, next->first, *message.mutable_ghost_signals()->add_signals());
+      next_to_send_ = next->first + 1;
+      ++next;
+    } while (batch != 0 && next != waiting_.end() && next->second.batch == batch);
+    send(message);
   }
   if (next == waiting_.end() || !connected() || std::exchange(sending_later_, true)) return;
   (void)loop_.after(kSendAgain, [this] {

@@ -1,5 +1,5 @@
 // gestalt-ghosts: the ghost keeper as gestaltd's helper. Keeps its ghosts while gestaltd
-// restarts. Takes GhostUpdate, answers GhostReport, sends GhostSignal.
+// restarts. Takes GhostUpdate, answers GhostReport, sends GhostSignals.
 #pragma once
 
 #include <map>
@@ -37,6 +37,7 @@ class GhostService {
   // By their sequence. Those on their way are sent again to the next gestaltd.
   std::map<std::uint64_t, GhostSignal> waiting_;
   std::uint64_t next_to_send_ = 1;
+  bool sending_soon_ = false;
   bool sending_later_ = false;
   Fd signals_;
   std::unique_ptr<MessageChannel> channel_;

@@ -106,9 +106,17 @@ wire::Message update_of(std::initializer_list<pid_t> pids) {
   return message;
 }
 
+// That came alone.
+const wire::GhostSignal& signal_in(const wire::Message& message) {
+  static const wire::GhostSignal kNone;
+  const auto& signals = message.ghost_signals().signals();
+  EXPECT_EQ(signals.size(), 1);
+  return signals.empty() ? kNone : signals[0];
+}
+
 void expect_signal(const wire::Message& message, pid_t pid, int signal) {
-  EXPECT_EQ(message.ghost_signal().pid(), static_cast<std::uint32_t>(pid));
-  EXPECT_EQ(message.ghost_signal().signal(), static_cast<std::uint32_t>(signal));
+  EXPECT_EQ(signal_in(message).pid(), static_cast<std::uint32_t>(pid));
+  EXPECT_EQ(signal_in(message).signal(), static_cast<std::uint32_t>(signal));
 }
 
 TEST(GhostService, UpdatesAndSignals) {
@@ -125,7 +133,7 @@ TEST(GhostService, UpdatesAndSignals) {
     EXPECT_EQ(::kill(kFirst, SIGTERM), 0);
     auto signal = daemon.next();
     expect_signal(signal, kFirst, SIGTERM);
-    EXPECT_EQ(signal.ghost_signal().sender_pid(), static_cast<std::uint32_t>(::getpid()));
+    EXPECT_EQ(signal_in(signal).sender_pid(), static_cast<std::uint32_t>(::getpid()));
     EXPECT_EQ(::kill(kFirst + 1, SIGKILL), 0);
     expect_signal(daemon.next(), kFirst + 1, SIGKILL);
     EXPECT_TRUE(daemon.ask({}).has_error());
@@ -153,8 +161,8 @@ TEST(GhostService, OutlivesTheDaemon) {
     std::multiset<std::pair<std::uint32_t, std::uint32_t>> came;
     while (came.size() < expected.size()) {
       auto message = daemon.next();
-      if (!message.has_ghost_signal()) break;
-      came.emplace(message.ghost_signal().pid(), message.ghost_signal().signal());
+      if (!message.has_ghost_signals()) break;
+      came.emplace(signal_in(message).pid(), signal_in(message).signal());
     }
     EXPECT_EQ(came, expected);
   });
@@ -169,7 +177,7 @@ TEST(GhostService, TellsTheNextDaemonWhatIsNotDone) {
     std::vector<wire::GhostSignal> taken;
     for (int signal : {SIGHUP, SIGINT, SIGTERM, SIGUSR1}) {
       EXPECT_EQ(::kill(kFirst, signal), 0);
-      taken.push_back(daemon.next().ghost_signal());
+      taken.push_back(signal_in(daemon.next()));
       EXPECT_NE(taken.back().keeper(), 0U);
       EXPECT_EQ(taken.back().sequence(), taken.size());
     }
@@ -186,9 +194,33 @@ TEST(GhostService, TellsTheNextDaemonWhatIsNotDone) {
     for (auto [sequence, signal] : {std::pair{1, SIGHUP}, {3, SIGTERM}, {5, SIGUSR2}}) {
       auto message = daemon.next();
       expect_signal(message, kFirst, signal);
-      EXPECT_EQ(message.ghost_signal().sequence(), static_cast<std::uint64_t>(sequence));
-      EXPECT_EQ(message.ghost_signal().keeper(), taken[0].keeper());
+      EXPECT_EQ(signal_in(message).sequence(), static_cast<std::uint64_t>(sequence));
+      EXPECT_EQ(signal_in(message).keeper(), taken[0].keeper());
     }
+  });
+}
+
+TEST(GhostService, AGroupsSignalsInOneMessage) {
+  in_pid_namespace([] {
+    constexpr int kMembers = 20;
+    Daemon daemon;
+    (void)daemon.next();
+    wire::Message update;
+    for (pid_t pid = kFirst; pid < kFirst + kMembers; ++pid) {
+      auto& ghost = *update.mutable_ghost_update()->add_add();
+      ghost.set_pid(static_cast<std::uint32_t>(pid));
+      ghost.set_group(kFirst);
+    }
+    (void)daemon.ask(update);
+    for (int signal : {SIGTERM, SIGSTOP, SIGCONT, SIGKILL}) {
+      EXPECT_EQ(::kill(-kFirst, signal), 0);
+      auto message = daemon.next();
+      EXPECT_EQ(message.ghost_signals().signals_size(), kMembers) << signal;
+      for (const auto& each : message.ghost_signals().signals())
+        EXPECT_EQ(each.signal(), static_cast<std::uint32_t>(signal));
+    }
+    EXPECT_EQ(::kill(kFirst, SIGTERM), 0);
+    expect_signal(daemon.next(), kFirst, SIGTERM);
   });
 }
 

@@ -46,6 +46,7 @@ struct alignas(64) GhostSlot {
   std::atomic<std::uint32_t> written;  // records so far; by the ghost
   std::atomic<std::uint32_t> read;     // by the keeper; a futex
   std::atomic<std::uint32_t> full;     // the ghost waits for `read` to change
+  std::atomic<std::uint32_t> nudges;   // taken so far; by the ghost
   int refused_errno;                   // with kGhostRefused
 
   std::array<GhostRecord, kGhostRecords> records;

@@ -97,6 +97,10 @@ void run_ghost(void* argument) {
                               leaving ? address(kNow) : 0, sizeof kAllSignals);
     if (signal == -EAGAIN && leaving) break;
     if (signal > 0 && !is_nudge(slot, info)) record(slot, info);
+    if (signal == kGhostNudgeSignal && is_nudge(slot, info)) {
+      slot.nudges.fetch_add(1);
+      wake_keeper(slot);
+    }
     if (slot.renamed.exchange(0) != 0) raw_syscall(SYS_prctl, PR_SET_NAME, address(slot.name));
   }
   exit_thread(0);

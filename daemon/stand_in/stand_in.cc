@@ -124,6 +124,8 @@ void StandIn::on_message(wire::Message message) {
     }
     case wire::Message::kNodeKillRequest:
       return on_node_kill(message);
+    case wire::Message::kNodeKillBatch:
+      return on_node_kill_batch(message);
     case wire::Message::kJobAbandon:
       return abandon();
     case wire::Message::kJobExitAck:
@@ -224,6 +226,24 @@ void StandIn::on_node_kill(const wire::Message& message) {
     deliver(signal);
   }
   reply(message, std::move(answer));
+}
+
+void StandIn::on_node_kill_batch(const wire::Message& message) {
+  const auto& kills = message.node_kill_batch().kills();
+  auto members = group_->processes();
+  wire::Message answer;
+  auto& reply = *answer.mutable_node_kill_batch_reply();
+  std::vector<wire::LateSignal> signals;
+  for (const auto& each : kills) {
+    bool is_there =
+        members && std::ranges::find(*members, static_cast<pid_t>(each.pid())) != members->end();
+    reply.add_done(is_there);
+    if (!is_there || each.signal() == 0) continue;
+    signals.emplace_back().set_pid(each.pid());
+    signals.back().set_signal(each.signal());
+  }
+  for (const auto& signal : signals) deliver(signal);
+  this->reply(message, std::move(answer));
 }
 
 void StandIn::on_child_events() {

@@ -63,6 +63,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   void signal_now(const wire::LateSignal& signal);
   void deliver_held_signals();
   void on_node_kill(const wire::Message& message);
+  void on_node_kill_batch(const wire::Message& message);
   void on_child_events();
   void on_root_status(int status);
   void root_ended();
