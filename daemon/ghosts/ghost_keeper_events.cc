@@ -127,6 +127,9 @@ void GhostKeeper::report_group(std::vector<GhostSignal> signals) {
 
 // A ghost takes the nudge after all that was sent to it before: it has the highest number.
 void GhostKeeper::settle(pid_t group) {
+  // Who signals the group may be amid it, and holds the kernel's lock of all tasks for reading.
+  // This waits for that lock, and does nothing else: we lead a session.
+  (void)::setpgid(0, 0);
   auto asked = members_[group];
   if (has(group)) asked.push_back(group);
   std::erase_if(asked, [this](pid_t pid) {
@@ -135,13 +138,14 @@ void GhostKeeper::settle(pid_t group) {
   });
   auto deadline = deadline_in(kSettleTimeout);
   while (true) {
-    take_records();
-    take_child_events();
     std::erase_if(asked, [this](pid_t pid) {
       auto entry = ghosts_.find(pid);
       return entry == ghosts_.end() || entry->second.stopped ||
              entry->second.slot->nudges.load() >= entry->second.nudges;
     });
+    // Not before: what those have told is here now.
+    take_records();
+    take_child_events();
     if (asked.empty() || Clock::now() >= deadline) return;
     pollfd polled[] = {{children_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
     (void)::poll(polled, 2, remaining_milliseconds(deadline));
