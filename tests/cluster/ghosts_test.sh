@@ -54,6 +54,7 @@ test_kill_of_a_child() {
   local child
   start tree node2 sh -c 'sleep 1021 & echo "child $!"; echo "ready $$" >&2; wait $!; exit $?'
   await_pid tree
+  wait_until 10 grep -q '^child ' "$scratch/tree.out"
   child=$(sed -n 's/^child //p' "$scratch/tree.out")
   wait_until 15 can_signal "$child"
   view "kill $child"
@@ -201,13 +202,14 @@ os._exit(4)'
 }
 
 test_pkill_and_killall_by_name() {
-  local name=ghost-$$ first
+  local name=ghost-$$ first each
   on leader cp /usr/bin/sleep "/usr/local/bin/$name"
   start_target one node1 exec "$name" 1022
   first=$pid
   start_target two node2 exec "$name" 1023
   wait_until 10 shown_on "$first" node1
   wait_until 10 shown_on "$pid" node2
+  for each in "$first" "$pid"; do wait_until 10 shown_named "$each" "$name"; done
   view "pkill -f '^$name 102[2]'"
   await_status one 143
   ! ended two || fail "the other one was ended, too"
@@ -221,13 +223,14 @@ test_killall_by_name() {
   on leader cp /usr/bin/sleep "/usr/local/bin/$name"
   view "$name 1024 & killall $name; wait" # the leader's own
   start_target all node1 exec "$name" 1025
-  wait_until 10 shown_on "$pid" node1
+  wait_until 10 shown_named "$pid" "$name"
   expect_exit 1 view_as alice "killall $name 2>/dev/null"
   ! ended all || fail "alice has ended root's process"
   view "killall $name"
   await_status all 143
   user=alice start_target hers node2 'sleep 1035 & exec '"$name"' 1026'
   start_target too node1 exec "$name" 1027
+  wait_until 10 shown_named "$pid" "$name"
   wait_until 15 view_as alice "killall -0 $name 2>/dev/null"
   view_as alice "killall -q $name" || true
   await_status hers 143
@@ -240,7 +243,7 @@ test_killall_by_name() {
 # What opens /proc/PID otherwise sees the process.
 test_directories_of_processes() {
   start_target listed node1
-  wait_until 10 shown_on "$pid" node1
+  wait_until 10 shown_named "$pid" sleep
   assert_contains "$(view "ls /proc/$pid")" cmdline
   assert_contains "$(view "find /proc/$pid -maxdepth 1 -name stat")" stat
   assert_eq "$(view "cd /proc/$pid; cat comm")" sleep
@@ -392,6 +395,7 @@ while True:
 test_ghosts_are_not_shown_themselves() {
   start_target hidden node1
   wait_until 10 shown_on "$pid" node1
+  wait_until 10 shown_named "$pid" sleep
   no_pid_twice
   assert_eq "$(view "cat /proc/$pid/comm")" sleep
   assert_eq "$(node_of "$pid")" node1

@@ -95,6 +95,9 @@ shown_on() { # PID NODE
   [[ $shown == "$2" ]]
 }
 
+# PID NAME: as it is after its exec, which may have come later than the view's last look.
+shown_named() { [[ $(view "cat /proc/$1/comm") == "$2" ]]; }
+
 not_shown() {
   local pids
   pids=$(view 'ps -eo pid=') && ! grep -qw "$1" <<<"$pids"

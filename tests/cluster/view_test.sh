@@ -131,6 +131,7 @@ test_they_come_and_go() {
   local child
   start coming node2 sh -c 'sleep 1006 & echo "child $!"; echo "ready $$" >&2; wait; exec sleep 1007'
   await_pid coming
+  wait_until 10 grep -q '^child ' "$scratch/coming.out"
   child=$(sed -n 's/^child //p' "$scratch/coming.out")
   wait_until 10 shown_on "$pid" node2
   wait_until 10 shown_on "$child" node2
@@ -239,8 +240,10 @@ test_process_tools() {
   user=alice start tool node1 sh -c "$name 1010 & echo \"child \$!\"; echo \"ready \$\$\" >&2; wait"
   await_pid tool
   local child
+  wait_until 10 grep -q '^child ' "$scratch/tool.out"
   child=$(sed -n 's/^child //p' "$scratch/tool.out")
   wait_until 10 shown_on "$child" node1
+  wait_until 10 shown_named "$child" "$name"
   tool 'ps aux' "^alice +$child .* $name 1010"
   tool 'ps -ef --forest' "^alice +$child +$pid .*_ $name 1010"
   tool 'top -b -n1 -w 200' "^ *$child alice .*${name:0:10}"
@@ -265,8 +268,10 @@ test_tools_of_an_ordinary_user() {
   user=bob start bobs node2 sh -c "$name 1050 & echo \"child \$!\"; echo \"ready \$\$\" >&2; wait"
   await_pid bobs
   local child
+  wait_until 10 grep -q '^child ' "$scratch/bobs.out"
   child=$(sed -n 's/^child //p' "$scratch/bobs.out")
   wait_until 10 shown_on "$child" node2
+  wait_until 10 shown_named "$child" "$name"
   for command in 'ps aux' 'ps -ef --forest' 'top -b -n1 -w 200' "pgrep -a $name" "pidof $name" 'pstree -p' \
     'ps -eo pid,lxc,psr,numa,args' 'python3 -c "import psutil; print([p.pid for p in psutil.process_iter([\"name\", \"username\", \"status\", \"cpu_times\"])])"'; do
     view_as alice "timeout 10 $command" >"$scratch/out" 2>"$scratch/err" || fail "$command: $? ($(cat "$scratch/err"))"
@@ -493,7 +498,10 @@ os.write(2, b"ready %d\n" % os.getpid()); time.sleep(1000)'
   await_pid long
   wait_until 10 shown_on "$pid" node1
   (($(native node1 "wc -c <$pid/cmdline") > 1048576)) || fail "it has no mebibyte of arguments"
-  assert_eq "$(view "cksum </proc/$pid/cmdline")" "$(native node1 "cksum <$pid/cmdline")"
+  same_arguments() { [[ $(view "cksum </proc/$pid/cmdline") == "$(native node1 "cksum <$pid/cmdline")" ]]; }
+  wait_until 10 same_arguments
+  listed_long() { view "ps -wwo args= -p $pid" | grep -q xxxxxxx; }
+  wait_until 10 listed_long
   view 'ps -efww; top -b -n1 -c -w 500; pgrep -af python3' >"$scratch/out"
   (($(grep -c xxxxxxx "$scratch/out") >= 3)) || fail "not all of them show it"
   assert_eq "$(view "ps -ww -eo pid=,ppid=" | grep -cE "^ *$pid ")" 1
