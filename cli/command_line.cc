@@ -232,17 +232,24 @@ void add_run(CLI::App& app, const ActionSlot& slot, const std::vector<std::strin
       "Run a program in the cluster as if it ran here: its standard streams, terminal,\n"
       "signals and exit status are this command's. On the leader, unless told otherwise.");
   command->usage(
-      "Usage: gestalt run [--node NODE | --best] [--env KEY=VALUE]... [--cwd DIR] [--] "
+      "Usage: gestalt run [--node NODE | --best] [--net own] [--env KEY=VALUE]... [--cwd DIR]\n    "
+      "   [--] "
       "CMD [ARG]...");
   command->footer(
       "\nExamples:\n  gestalt run --best make -j4\n"
       "  gestalt run --node n2 -- python3 -i\n"
+      "  gestalt run --best --net own -- python3 -m http.server\n"
       "  tar c src | gestalt run --best xz -9 > src.tar.xz\n\n"
       "Exit codes: the program's own; 125 Gestalt failed; 126 the program cannot be\n"
       "executed; 127 no such program. If a signal ended the program, the same signal\n"
       "ends this command.\n");
   auto* node = command->add_option("--node", options->node, "On this node");
   command->add_flag("--best", options->best, "On the node with the most to spare")->excludes(node);
+  command
+      ->add_option("--net", options->network,
+                   "own: with an address of its own in the cluster's network (GESTALT_ADDRESS),\n"
+                   "which moves along, and its TCP connections with it. Else: its node's network")
+      ->check(CLI::IsMember({"node", "own"}));
   command->add_option("--env", options->environment, "Set a variable, besides the caller's")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);

@@ -81,6 +81,7 @@ struct RunOptions {
   std::string working_directory;         // empty: the caller's
   std::vector<std::string> command;
   bool in_session = false;  // with the single view, on the leader
+  std::string network;      // "own"; else the node's
 };
 [[nodiscard]] int run(const RunOptions& options);
 

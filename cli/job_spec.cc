@@ -134,6 +134,7 @@ Result<wire::JobSpec> make_job_spec(const RunOptions& options) {
   add_limits(spec);
   *spec.mutable_stdio() = describe_stdio();
   spec.set_in_session(options.in_session);
+  spec.set_own_network(options.network == "own");
   return spec;
 }
 

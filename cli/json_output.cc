@@ -5,6 +5,7 @@
 #include <format>
 
 #include "cli/text.h"
+#include "common/ipv4.h"
 
 namespace gestalt::cli {
 namespace {
@@ -91,6 +92,7 @@ boost::json::object task_object(const wire::Task& task, std::string_view user) {
       {"migratable", migratable(task)},
       {"command", to_utf8(task.command())},
   };
+  if (task.network_address() != 0) out["address"] = ipv4_text(task.network_address());
   if (task.inspected()) out["blockers"] = blockers_array(task.blockers());
   return out;
 }

@@ -12,6 +12,7 @@
 #include "cli/report.h"
 #include "cli/table.h"
 #include "cli/text.h"
+#include "common/ipv4.h"
 
 namespace gestalt::cli {
 namespace {
@@ -62,6 +63,9 @@ std::string tasks_table(const std::vector<const wire::Task*>& tasks, const PsOpt
     columns.insert(columns.end(),
                    {{"PPID", kRight}, {"THREADS", kRight}, {"JOB", kRight}, {"MOVES"}});
   columns.insert(columns.end(), {{"RSS", kRight}, {"CPU", kRight}, {"AGE", kRight}});
+  bool addresses =
+      std::ranges::any_of(tasks, [](const auto* task) { return task->network_address() != 0; });
+  if (addresses) columns.push_back({"ADDRESS"});
   if (options.preflight) columns.push_back({"BLOCKER"});
   columns.push_back({"COMMAND"});
   Table table(std::move(columns));
@@ -78,6 +82,8 @@ std::string tasks_table(const std::vector<const wire::Task*>& tasks, const PsOpt
     row.push_back(human_bytes(task->resident_bytes()));
     row.push_back(human_duration(task->cpu_seconds()));
     row.push_back(human_duration(task->started_seconds_ago()));
+    if (addresses)
+      row.push_back(task->network_address() != 0 ? ipv4_text(task->network_address()) : "-");
     if (options.preflight) row.push_back(reason_against(*task));
     row.push_back(task->command());
     table.add_row(row);

@@ -20,6 +20,7 @@
 #pragma pop_macro("NDEBUG")
 
 #include "common/fd.h"
+#include "common/ipv4.h"
 #include "common/node_set.h"
 #include "daemon/pid_slices.h"
 
@@ -99,6 +100,10 @@ const std::array kKeys{
         "For all pages that nobody waits for: 0, no limit, or at least 65536."},
     Key{"jobs", "reattach_seconds", GESTALT_FIELD(Number, jobs.reattach_seconds), 0, 86400,
         "How long a job waits for its client to come back before it is hung up."},
+    Key{"jobs", "network", GESTALT_FIELD(Text, jobs.network), kAnyText, 18,
+        "Addresses for jobs that have their own (gestalt run --net own), as 10.1.2.0/24: a part\n"
+        "of the network that connects the nodes, used by nobody else. Empty: no such jobs.\n"
+        "Only the leader's counts."},
     Key{"view", "hidepid", GESTALT_FIELD(Count, view.hidepid), 0, 2,
         "What a user sees of other users' processes in a session, as procfs has it: 0 all that\n"
         "is public, 1 only that they exist, 2 nothing."},
@@ -284,6 +289,8 @@ Result<void> check(const Config& config, const toml::table& document, const std:
   if (bandwidth != 0 && bandwidth < kMinBandwidthBytesPerSecond)
     return wrong("migration", "bandwidth_bytes_per_second", "is too little",
                  std::format("give 0, for no limit, or at least {}", kMinBandwidthBytesPerSecond));
+  if (auto range = parse_ipv4_range(config.jobs.network); !range)
+    return wrong("jobs", "network", "is no range of addresses", range.error().remedy);
   static constexpr std::array<std::string_view, 4> kLevels{"debug", "info", "warning", "error"};
   if (std::ranges::find(kLevels, config.log.level) == kLevels.end())
     return wrong("log", "level", "is no level", "use debug, info, warning or error");

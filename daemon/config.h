@@ -54,6 +54,7 @@ struct ViewConfig {
 
 struct JobsConfig {
   double reattach_seconds = 10.0;
+  std::string network;  // addresses for `gestalt run --net own`; empty: there are none
 };
 
 struct PathsConfig {

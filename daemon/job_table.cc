@@ -1,5 +1,7 @@
 #include "daemon/job_table.h"
 
+#include <set>
+
 #include "common/log.h"
 
 namespace gestalt {
@@ -15,7 +17,19 @@ wire::JobInfo Job::info() const {
   out.set_state(record.state);
   out.set_wait_status(record.wait_status);
   out.set_started_unix_seconds(record.started_unix_seconds);
+  out.set_network_address(record.network_address);
   return out;
+}
+
+Result<std::uint32_t> JobTable::free_address(const Ipv4Range& range) {
+  std::set<std::uint32_t> used;
+  for (const auto& [id, job] : jobs_) used.insert(job.record.network_address);
+  for (std::uint32_t i = 0; i < range.count; ++i) {
+    auto address = range.first + next_address_++ % range.count;
+    if (!used.contains(address)) return address;
+  }
+  return fail(ErrorCode::kNoSpace, std::format("all {} addresses are taken by jobs", range.count),
+              "wait for a job to end, or give jobs.network a larger range");
 }
 
 Result<void> JobTable::load(Clock::time_point now) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/ipv4.h"
 #include "daemon/store.h"
 
 namespace gestalt {
@@ -34,6 +35,9 @@ class JobTable {
   // Gives the record its id and records it.
   [[nodiscard]] Result<Job*> create(JobRecord record, ClientId owner);
 
+  // That no job has. kNoSpace.
+  [[nodiscard]] Result<std::uint32_t> free_address(const Ipv4Range& range);
+
   // Null if unknown. Valid until the job is forgotten.
   [[nodiscard]] Job* find(std::uint64_t job_id);
   [[nodiscard]] Job* owned_by(ClientId client);
@@ -57,6 +61,7 @@ class JobTable {
   Store& store_;
   Clock::duration reattach_;
   std::map<std::uint64_t, Job> jobs_;
+  std::uint32_t next_address_ = 0;  // used ones come again late
 };
 
 }  // namespace gestalt

@@ -38,7 +38,7 @@ class Leader {
 
   [[nodiscard]] Result<wire::NodeListReply> list_nodes(const std::string& set);
   [[nodiscard]] Result<void> drain(const std::string& node, bool drain);
-  // The spec is complete and checked, but for its job id.
+  // The spec is complete and checked, but for its job id and address.
   [[nodiscard]] Result<wire::RunReply> run(ClientId client, wire::RunRequest request);
   // On success the caller replies and then calls attached().
   [[nodiscard]] Result<wire::AttachReply> attach(ClientId client, uid_t uid, std::uint64_t job_id);
@@ -53,6 +53,8 @@ class Leader {
                                                                  std::uint64_t migration_id);
 
  private:
+  // For a job that is to have its own.
+  [[nodiscard]] Result<std::uint32_t> own_address();
   struct AgentSession {
     std::shared_ptr<Connection> connection;
     ConnectionId id = 0;

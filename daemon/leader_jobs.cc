@@ -49,6 +49,9 @@ Result<wire::RunReply> Leader::run(ClientId client, wire::RunRequest request) {
                 "use a connection for each job");
   auto now = Clock::now();
   std::string node = request.node();
+  if (request.spec().in_session() && request.spec().own_network())
+    return fail(ErrorCode::kInvalidArgument, "a session has the leader's network",
+                "start programs with one of their own by `gestalt run --net own`");
   if (request.spec().in_session() && !node.empty() && node != config_.cluster.leader)
     return fail(ErrorCode::kInvalidArgument, "a session is on the leader",
                 "start programs on other nodes with `gestalt run --node`");
@@ -65,6 +68,10 @@ Result<wire::RunReply> Leader::run(ClientId client, wire::RunRequest request) {
   record.gid = request.spec().identity().gid();
   record.command = command_text(request.spec());
   record.started_unix_seconds = unix_seconds();
+  if (request.spec().own_network()) {
+    GESTALT_ASSIGN(record.network_address, own_address());
+  }
+  request.mutable_spec()->set_network_address(record.network_address);
   GESTALT_ASSIGN(Job * job, jobs_.create(std::move(record), client));
   wire::Message start;
   *start.mutable_start_job()->mutable_spec() = std::move(*request.mutable_spec());
@@ -80,6 +87,14 @@ Result<wire::RunReply> Leader::run(ClientId client, wire::RunRequest request) {
   log::info("job starts", log::field("job", reply.job_id()), log::field("node", node),
             log::field("uid", job->record.uid), log::field("command", job->record.command));
   return reply;
+}
+
+Result<std::uint32_t> Leader::own_address() {
+  GESTALT_ASSIGN(auto range, parse_ipv4_range(config_.jobs.network));
+  if (range.count == 0)
+    return fail(ErrorCode::kInvalidArgument, "there are no addresses for jobs",
+                "set jobs.network in the leader's configuration, and restart gestaltd");
+  return jobs_.free_address(range);
 }
 
 void Leader::client_message(ClientId client, const wire::Message& message) {
@@ -328,6 +343,8 @@ Awaitable<Result<wire::TaskListReply>> Leader::list_tasks(uid_t uid, bool prefli
           task.set_inspected(false);
           task.clear_blockers();
         }
+        if (const Job* job = task.is_root() ? jobs_.find(task.job_id()) : nullptr; job != nullptr)
+          task.set_network_address(job->record.network_address);
         *reply.add_tasks() = std::move(task);
       }
     } else if (member.state != NodeState::kOffline && member.state != NodeState::kFailed) {

@@ -23,6 +23,8 @@ void Leader::perform_one(const ArbiterAction& action) {
       request.set_migration_id(action.migration_id);
       request.set_job_id(action.job_id);
       request.set_stand_in_pid(migration->stand_in_pid);
+      if (const Job* job = jobs_.find(action.job_id); job != nullptr)
+        request.set_network_address(job->record.network_address);
       request.set_secret(migration->secret);
       *request.mutable_options() = migration->options;
       asio::co_spawn(context_, prepare(this, action.node, std::move(request)), asio::detached);

@@ -52,6 +52,7 @@ constexpr std::array kMigrations{
          destination TEXT NOT NULL, mode TEXT NOT NULL, verdict INTEGER NOT NULL,
          reason TEXT NOT NULL, started INTEGER NOT NULL);
        CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;)",
+    R"(ALTER TABLE jobs ADD COLUMN network_address INTEGER NOT NULL DEFAULT 0;)",
 };
 
 NodeRecord read_node(Query& row) {
@@ -78,6 +79,7 @@ JobRecord read_job(Query& row) {
   out.state = static_cast<wire::JobState>(row.read_number());
   out.wait_status = row.read_small();
   out.started_unix_seconds = row.read_number();
+  out.network_address = row.read_small();
   return out;
 }
 
@@ -253,7 +255,7 @@ Result<void> SqliteStore::upsert_node(const NodeRecord& node) {
 }
 
 Result<void> SqliteStore::upsert_job(const JobRecord& job) {
-  GESTALT_ASSIGN(auto put, query("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?)"));
+  GESTALT_ASSIGN(auto put, query("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?)"));
   return put.number(job.job_id)
       .text(job.node)
       .number(job.root_pid)
@@ -264,6 +266,7 @@ Result<void> SqliteStore::upsert_job(const JobRecord& job) {
       .number(static_cast<std::uint64_t>(job.state))
       .number(job.wait_status)
       .number(job.started_unix_seconds)
+      .number(job.network_address)
       .run();
 }
 

@@ -39,6 +39,7 @@ struct JobRecord {
   wire::JobState state = wire::JOB_STARTING;
   std::uint32_t wait_status = 0;
   std::uint64_t started_unix_seconds = 0;
+  std::uint32_t network_address = 0;  // its own; 0: none
   bool operator==(const JobRecord&) const = default;
 };
 

@@ -79,7 +79,8 @@ bool movable_anonymous(std::string_view target) {
 
 class Inspection {
  public:
-  Inspection(const std::string& proc, const ProcessTree& tree) : proc_(proc), tree_(tree) {}
+  Inspection(const std::string& proc, const ProcessTree& tree, const UnitNetwork* network)
+      : proc_(proc), tree_(tree), own_network_(inode_of(network)) {}
 
   std::vector<Blocker> run() {
     std::vector<Descriptor> all;
@@ -139,9 +140,11 @@ class Inspection {
 
   void socket(const Descriptor& each, std::uint64_t inode) {
     auto text = each.text();
-    if (tables_.internet.contains(inode))
+    if (tables_.internet.contains(inode)) {
+      if (own_network_ != 0) return;
       return add(each.pid, text + " is an internet socket, bound to this node's address",
-                 "close it, or keep the process on this node");
+                 "start the job with `gestalt run --net own`");
+    }
     if (tables_.packet.contains(inode))
       return add(each.pid, text + " is a packet socket, bound to this node's interfaces",
                  "close it, or keep the process on this node");
@@ -211,7 +214,7 @@ class Inspection {
       bool differ = ::stat(std::format("{}/{}/ns/{}", proc_, pid, kind).c_str(), &theirs) == 0 &&
                     ::stat(std::format("/proc/self/ns/{}", kind).c_str(), &ours) == 0 &&
                     theirs.st_ino != ours.st_ino;
-      if (differ)
+      if (differ && theirs.st_ino != own_network_)
         add(pid, std::format("it has its own {}", meaning), "start it with `gestalt run`");
     }
   }
@@ -246,8 +249,14 @@ class Inspection {
     }
   }
 
+  static ino_t inode_of(const UnitNetwork* network) {
+    struct stat info{};
+    return network != nullptr && ::fstat(network->descriptor(), &info) == 0 ? info.st_ino : 0;
+  }
+
   const std::string& proc_;
   const ProcessTree& tree_;
+  ino_t own_network_ = 0;
   std::unordered_set<std::uint64_t> sockets_;  // of the unit
   SocketTables tables_;
   std::set<std::pair<pid_t, std::string>> said_;
@@ -256,16 +265,17 @@ class Inspection {
 
 }  // namespace
 
-std::vector<Blocker> find_blockers(const std::string& proc, const ProcessTree& tree) {
-  return Inspection(proc, tree).run();
+std::vector<Blocker> find_blockers(const std::string& proc, const ProcessTree& tree,
+                                   const UnitNetwork* network) {
+  return Inspection(proc, tree, network).run();
 }
 
 Result<std::vector<Blocker>> find_blockers(const std::string& proc, const ProcessTree& tree,
-                                           const Cgroup& group) {
+                                           const Cgroup& group, const UnitNetwork* network) {
   GESTALT_ASSIGN(auto grouped, group.processes());
   std::vector<Blocker> blockers;
   for (pid_t pid : find_strays(proc, tree, grouped)) blockers.push_back(stray_blocker(pid));
-  std::ranges::copy(find_blockers(proc, tree), std::back_inserter(blockers));
+  std::ranges::copy(find_blockers(proc, tree, network), std::back_inserter(blockers));
   return blockers;
 }
 

@@ -10,6 +10,7 @@
 #include "common/proto/migration.pb.h"
 #include "common/result.h"
 #include "migrate/process_tree.h"
+#include "migrate/unit_network.h"
 
 namespace gestalt {
 
@@ -24,9 +25,11 @@ struct Blocker {
 // descriptors, mappings and the node's sockets.
 [[nodiscard]] Result<std::vector<Blocker>> find_blockers(const std::string& proc,
                                                          const ProcessTree& tree,
-                                                         const Cgroup& group);
-// Without what concerns the group.
-[[nodiscard]] std::vector<Blocker> find_blockers(const std::string& proc, const ProcessTree& tree);
+                                                         const Cgroup& group,
+                                                         const UnitNetwork* network = nullptr);
+// Without what concerns the group. `network`: the unit's own, in which internet sockets move along.
+[[nodiscard]] std::vector<Blocker> find_blockers(const std::string& proc, const ProcessTree& tree,
+                                                 const UnitNetwork* network = nullptr);
 
 // What speaks against that destination. `any_cpu`: not its CPUs.
 [[nodiscard]] std::vector<Blocker> destination_blockers(

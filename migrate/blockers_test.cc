@@ -66,11 +66,11 @@ class Victim {
   [[nodiscard]] bool able() const { return able_; }
   [[nodiscard]] pid_t pid() const { return pid_; }
   // But what a test's own standard streams may be.
-  [[nodiscard]] std::vector<std::string> blockers() const {
+  [[nodiscard]] std::vector<std::string> blockers(const UnitNetwork* network = nullptr) const {
     auto tree = read_tree("/proc", pid_);
     EXPECT_TRUE(tree);
     std::vector<std::string> found;
-    for (const auto& blocker : find_blockers("/proc", *tree)) {
+    for (const auto& blocker : find_blockers("/proc", *tree, network)) {
       EXPECT_FALSE(blocker.remedy.empty()) << blocker.what;
       bool standard = blocker.what.starts_with("descriptor 0 ") ||
                       blocker.what.starts_with("descriptor 1 ") ||
@@ -112,6 +112,39 @@ TEST(Blockers, WhatMovesIsNone) {
   });
   ASSERT_TRUE(victim.able());
   EXPECT_THAT(victim.blockers(), IsEmpty());
+}
+
+class SomeNetwork : public UnitNetwork {
+ public:
+  explicit SomeNetwork(pid_t pid)
+      : namespace_(open_file(std::format("/proc/{}/ns/net", pid), O_RDONLY).value_or(Fd())) {}
+  [[nodiscard]] int descriptor() const override { return namespace_.get(); }
+  Result<void> hold() override { return {}; }
+  std::vector<Packet> held() override { return {}; }
+  void deliver(std::vector<Packet>) override {}
+  Result<void> prepare() override { return {}; }
+  Result<void> connect() override { return {}; }
+  Result<void> disconnect() override { return {}; }
+
+ private:
+  Fd namespace_;
+};
+
+TEST(Blockers, InternetSocketsMoveWithTheirNetwork) {
+  Victim victim([] {
+    sockaddr_in any{};
+    any.sin_family = AF_INET;
+    if (::unshare(CLONE_NEWNET) != 0) return false;
+    int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+    return ::bind(fd, reinterpret_cast<sockaddr*>(&any), sizeof any) == 0 && ::listen(fd, 1) == 0;
+  });
+  if (!victim.able()) GTEST_SKIP() << "no network namespaces without privilege";
+  SomeNetwork own(victim.pid());
+  EXPECT_THAT(victim.blockers(&own), IsEmpty());
+  // Not with somebody else's.
+  SomeNetwork ours(::getpid());
+  EXPECT_THAT(victim.blockers(&ours), ElementsAre(HasSubstr("its own network")));
+  EXPECT_THAT(victim.blockers(), testing::Contains(HasSubstr("is an internet socket")));
 }
 
 TEST(Blockers, InternetSockets) {

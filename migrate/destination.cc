@@ -14,6 +14,7 @@
 #include "common/fault.h"
 #include "common/log.h"
 #include "migrate/registered_areas.h"
+#include "migrate/tcp_probe.h"
 #include "migrate/traits.h"
 
 namespace gestalt {
@@ -103,6 +104,7 @@ Result<void> MigrationDestination::receive_unit() {
   GESTALT_ASSIGN(auto handover, receive_handover());
   GESTALT_ASSIGN(auto plan, host_.prepare_io(handover));
   root_ = plan.root;
+  network_ = plan.network;
   return restore(plan);
 }
 
@@ -171,11 +173,17 @@ criu_req MigrationDestination::restore_request(const RestorePlan& plan) const {
   options.set_file_locks(true);
   options.set_link_remap(true);
   options.set_lazy_pages(true);
+  if (plan.network != nullptr) options.set_tcp_established(true);
   int number = kFirstInheritedDescriptor;
   for (const auto& [key, fd] : plan.inherited) {
     auto& entry = *options.add_inherit_fd();
     entry.set_key(key);
     entry.set_fd(number++);
+  }
+  if (plan.network != nullptr) {
+    auto& entry = *options.add_inherit_fd();
+    entry.set_key(kUnitNetworkKey);
+    entry.set_fd(number);
   }
   return request;
 }
@@ -184,6 +192,10 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   enter(DestinationState::kRestoring);
   GESTALT_TRY(fault_point(Fault::kDestinationRestore));
   GESTALT_TRY(sink_->start(images_->path()));
+  if (network_ != nullptr) {
+    GESTALT_TRY(network_->hold());
+    GESTALT_TRY(network_->prepare());
+  }
   // They follow the state, and CRIU's first fault waits for them.
   auto sets = std::async(std::launch::async, [this] {
                 auto done = receive_sets();
@@ -195,6 +207,7 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   if (plan.terminal >= 0) start.descriptors.emplace_back(plan.terminal, 0);
   int number = kFirstInheritedDescriptor;
   for (const auto& [key, fd] : plan.inherited) start.descriptors.emplace_back(fd, number++);
+  if (plan.network != nullptr) start.descriptors.emplace_back(plan.network->descriptor(), number);
   GESTALT_ASSIGN(auto criu, CriuClient::start(start));
 
   // Pages may arrive while CRIU restores. If either fails, the other must not wait.
@@ -215,7 +228,7 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
     }
     if (done) done = on_notify(script);
     // CRIU resumes whatever we answer: leave it nothing to resume.
-    if (!done) (void)group_.kill();
+    if (!done) destroy();
     return done;
   };
   auto response = criu.request(restore_request(plan), notify, images_->path() + "/restore.log",
@@ -268,7 +281,22 @@ Result<void> MigrationDestination::on_restored() {
   GESTALT_ASSIGN(auto verdict, host_.await_verdict(parameters_.deadline));
   if (verdict != Verdict::kGranted)
     return fail(ErrorCode::kUnavailable, "the leader denied the migration");
-  return fault_point(Fault::kDestinationResume);
+  GESTALT_TRY(fault_point(Fault::kDestinationResume));
+  return connect_network();
+}
+
+// The last thing before it runs: what this copy acknowledges the source's will never see.
+Result<void> MigrationDestination::connect_network() {
+  if (network_ == nullptr) return {};
+  // The source has sent them before it asked the leader.
+  std::vector<std::byte> payload;
+  GESTALT_TRY(connection_->expect(FrameType::kPackets, payload, parameters_.deadline));
+  GESTALT_ASSIGN(auto packets, decode_packets(payload));
+  GESTALT_TRY(network_->connect());
+  GESTALT_ASSIGN(auto pids, group_.processes());
+  probe_tcp_peers(pids);
+  network_->deliver(std::move(packets));
+  return {};
 }
 
 // A page of a mapping that CRIU did not give to us would be a zero page for ever.
@@ -308,13 +336,15 @@ Result<void> MigrationDestination::confirm() {
     log::warning("the leader does not confirm: frozen until it does",
                  log::field("migration", parameters_.migration_id));
     GESTALT_TRY(group_.freeze(deadline_in(kFreezeTimeout)));
+    if (network_ != nullptr) GESTALT_TRY(network_->hold());
     verdict = host_.await_confirmation(Deadline::max());
   }
   if (!verdict) return std::unexpected(std::move(verdict).error());
   if (*verdict != Verdict::kCompleted)
     return fail(ErrorCode::kUnavailable, "the leader gave the process back to the source");
-  if (group_.frozen()) return group_.thaw(deadline_in(kFreezeTimeout));
-  return {};
+  if (!group_.frozen()) return {};
+  if (network_ != nullptr) GESTALT_TRY(network_->connect());
+  return group_.thaw(deadline_in(kFreezeTimeout));
 }
 
 void MigrationDestination::tell_source(const Error& error) {
@@ -330,6 +360,10 @@ bool MigrationDestination::is_cancelled() {
 }
 
 void MigrationDestination::destroy() {
+  // The peers are not to hear of its end.
+  if (network_ != nullptr)
+    if (auto done = network_->disconnect(); !done)
+      log::error("cannot disconnect", log::field("error", done.error().text()));
   if (auto killed = group_.kill(); !killed)
     log::error("cannot end what was restored", log::field("error", killed.error().text()));
 }

@@ -19,6 +19,7 @@
 #include "migrate/page_sink.h"
 #include "migrate/page_wire.h"
 #include "migrate/state.h"
+#include "migrate/unit_network.h"
 #include "migrate/verdict.h"
 
 namespace gestalt {
@@ -27,8 +28,9 @@ namespace gestalt {
 struct RestorePlan {
   // {CRIU's key, for instance "pipe:[123]" as it was at the source; our descriptor}
   std::vector<std::pair<std::string, int>> inherited;
-  int terminal = -1;  // becomes CRIU's stdin: the unit's terminal
-  pid_t root = 0;     // the pid that the restored root must have
+  int terminal = -1;               // becomes CRIU's stdin: the unit's terminal
+  pid_t root = 0;                  // the pid that the restored root must have
+  UnitNetwork* network = nullptr;  // not connected; of a unit that had one to itself
 };
 
 // What the engine needs of the process that will own the unit. Called on the engine's
@@ -96,6 +98,7 @@ class MigrationDestination {
   void on_resumed();
   [[nodiscard]] Result<void> check_registered();
   [[nodiscard]] Result<void> confirm();
+  [[nodiscard]] Result<void> connect_network();
   [[nodiscard]] criu_req restore_request(const RestorePlan& plan) const;
   [[nodiscard]] bool is_cancelled();
   void destroy();
@@ -115,6 +118,7 @@ class MigrationDestination {
   std::uint16_t port_;
   Cgroup& group_;
   pid_t root_ = 0;
+  UnitNetwork* network_ = nullptr;
   DestinationHost& host_;
   StateMachine<DestinationState> state_;
   std::unique_ptr<Listener> listener_;

@@ -32,6 +32,7 @@ std::uint32_t max_payload(FrameType type) {
     case FrameType::kStateData:
     case FrameType::kHandover:
     case FrameType::kFileCache:
+    case FrameType::kPackets:
     case FrameType::kPresent:
     case FrameType::kFresh:
       return kMaxPieceBytes;
@@ -98,7 +99,7 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
   header.length = be32toh(header.length);
   header.argument = be64toh(header.argument);
   bool known = type >= static_cast<std::uint16_t>(FrameType::kHello) &&
-               type <= static_cast<std::uint16_t>(FrameType::kFileCacheEnd);
+               type <= static_cast<std::uint16_t>(FrameType::kPackets);
   if (be16toh(magic) != kMagic || !known)
     return fail(ErrorCode::kProtocol, "the page connection carries no page frames");
   if (header.length > max_payload(header.type))

@@ -15,7 +15,7 @@
 
 namespace gestalt {
 
-inline constexpr std::uint32_t kPageProtocolVersion = 3;
+inline constexpr std::uint32_t kPageProtocolVersion = 4;
 // Pages in one chunk; bytes in one kStateData frame.
 inline constexpr std::uint32_t kMaxPagesPerChunk = 256;
 inline constexpr std::uint32_t kMaxPieceBytes = kMaxPagesPerChunk * kPageBytes;
@@ -59,6 +59,7 @@ enum class FrameType : std::uint16_t {
   kDoneAck = 19,       // source: the pages are gone
   kFileCache = 20,     // source, control, before the state: a cached file, see file_cache.h
   kFileCacheEnd = 21,  // argument: number of kFileCache frames
+  kPackets = 22,  // source, control, after kReady, of a unit with a network; see held_packets.h
 };
 
 struct FrameHeader {

@@ -45,7 +45,7 @@ TEST(PageWire, RefusesForeignHeaders) {
     bad[i] = ~bad[i];
     EXPECT_EQ(decode_header(bad).error().code, ErrorCode::kProtocol) << "byte " << i;
   }
-  for (int type : {0, 22, 255, 65535})
+  for (int type : {0, 23, 255, 65535})
     EXPECT_FALSE(decode_header(encode_header({static_cast<FrameType>(type), 0, 0}))) << type;
 }
 
@@ -74,7 +74,8 @@ TEST(PageWire, PayloadsHaveTheirLimits) {
                                {FrameType::kDone, kMaxReportBytes},
                                {FrameType::kDoneAck, 0},
                                {FrameType::kFileCache, kMaxPieceBytes},
-                               {FrameType::kFileCacheEnd, 0}};
+                               {FrameType::kFileCacheEnd, 0},
+                               {FrameType::kPackets, kMaxPieceBytes}};
   for (auto [type, bytes] : kLimits) {
     EXPECT_TRUE(decode_header(encode_header({type, bytes, 0}))) << static_cast<int>(type);
     auto over = decode_header(encode_header({type, bytes + 1, 0}));

@@ -10,10 +10,11 @@
 namespace gestalt {
 
 Result<wire::PreflightReport> preflight_report(pid_t root, const Cgroup& group,
+                                               const UnitNetwork* network,
                                                const wire::MigrationDestination& destination,
                                                bool any_cpu) {
   GESTALT_ASSIGN(auto tree, read_tree("/proc", root));
-  GESTALT_ASSIGN(auto blockers, find_blockers("/proc", tree, group));
+  GESTALT_ASSIGN(auto blockers, find_blockers("/proc", tree, group, network));
   std::ranges::copy(destination_blockers("/proc", tree, destination, any_cpu),
                     std::back_inserter(blockers));
   wire::PreflightReport report;

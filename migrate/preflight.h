@@ -6,11 +6,13 @@
 #include "common/cgroup.h"
 #include "common/proto/control.pb.h"
 #include "common/result.h"
+#include "migrate/unit_network.h"
 
 namespace gestalt {
 
-// `group` holds the unit; `destination` may be empty.
+// `group` holds the unit; `network` may be null, `destination` empty.
 [[nodiscard]] Result<wire::PreflightReport> preflight_report(
-    pid_t root, const Cgroup& group, const wire::MigrationDestination& destination, bool any_cpu);
+    pid_t root, const Cgroup& group, const UnitNetwork* network,
+    const wire::MigrationDestination& destination, bool any_cpu);
 
 }  // namespace gestalt

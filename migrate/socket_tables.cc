@@ -1,16 +1,18 @@
 #include "migrate/socket_tables.h"
 
+#include <fcntl.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
+#include <sched.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include <charconv>
 #include <cstring>
 #include <format>
 #include <sstream>
+#include <thread>
 
 #include "common/fd.h"
 
@@ -39,13 +41,6 @@ void for_each_inode(const std::string& path, int column, Function function) {
     std::from_chars(field.data(), field.data() + field.size(), inode);
     if (inode != 0) function(inode);
   }
-}
-
-bool in_our_network(const std::string& proc, pid_t pid) {
-  struct stat theirs{};
-  struct stat ours{};
-  return ::stat(std::format("{}/{}/ns/net", proc, pid).c_str(), &theirs) == 0 &&
-         ::stat("/proc/self/ns/net", &ours) == 0 && theirs.st_ino == ours.st_ino;
 }
 
 Fd ask_for_peers() {
@@ -125,7 +120,11 @@ SocketTables read_socket_tables(const std::string& proc, pid_t pid) {
   for_each_inode(path("netlink"), kLast, [&](auto inode) { tables.netlink.insert(inode); });
   constexpr int kUnixColumn = 6;
   for_each_inode(path("unix"), kUnixColumn, [&](auto inode) { tables.unix_peers[inode] = 0; });
-  if (in_our_network(proc, pid)) read_peers(tables);
+  // A thread's doing: we stay where we are.
+  std::thread([&] {
+    auto network = open_file(std::format("{}/{}/ns/net", proc, pid), O_RDONLY);
+    if (network && ::setns(network->get(), CLONE_NEWNET) == 0) read_peers(tables);
+  }).join();
   return tables;
 }
 

@@ -26,7 +26,7 @@ struct SocketTables {
   }
 };
 
-// As the process sees them. Peers only if it is in the caller's network namespace.
+// As the process sees them. Peers only with CAP_SYS_ADMIN, if it is in another network namespace.
 [[nodiscard]] SocketTables read_socket_tables(const std::string& proc, pid_t pid);
 
 // Of "socket:[123]"; 0 for anything else.

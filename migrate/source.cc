@@ -118,7 +118,7 @@ Result<void> MigrationSource::preflight() {
   enter(SourceState::kPreflight);
   GESTALT_TRY(fault_point(Fault::kSourcePreflight));
   GESTALT_ASSIGN(tree_, read_tree("/proc", unit_.root));
-  GESTALT_ASSIGN(auto blockers, find_blockers("/proc", tree_, *unit_.group));
+  GESTALT_ASSIGN(auto blockers, find_blockers("/proc", tree_, *unit_.group, unit_.network));
   std::ranges::copy(
       destination_blockers("/proc", tree_, unit_.destination, parameters_.options.any_cpu()),
       std::back_inserter(blockers));
@@ -194,6 +194,13 @@ Result<void> MigrationSource::send_rounds() {
   return preflight();  // as it is now
 }
 
+// As CRIU names what it need not save.
+std::string MigrationSource::external_network(int descriptor) {
+  struct stat info{};
+  (void)::fstat(descriptor, &info);
+  return std::format("net[{}]:{}", info.st_ino, kUnitNetworkKey);
+}
+
 // CRIU takes image_fd for a descriptor of ours.
 criu_req MigrationSource::dump_request(int image_fd, std::uint16_t taken_port) const {
   criu_req request;
@@ -212,6 +219,11 @@ criu_req MigrationSource::dump_request(int image_fd, std::uint16_t taken_port) c
   options.set_file_locks(true);
   options.set_link_remap(true);
   options.set_ghost_limit(kMaxDeletedFileBytes);
+  if (unit_.network != nullptr) {
+    options.set_tcp_established(true);
+    options.set_network_lock(SKIP);  // hold() is quicker, and lasts
+    options.add_external(external_network(unit_.network->descriptor()));
+  }
   if (state_dump_ == StateDump::kStateOnly) return request;
   // CRIU writes everything but the anonymous pages, then would serve those. We read them
   // ourselves, so it gets a port to serve at that is taken: it gives up at once and lets
@@ -239,6 +251,7 @@ Result<void> MigrationSource::dump() {
   dumping_ = std::async(std::launch::async, [this, held]() -> Result<void> {
     bool told = false;
     auto on_notify = [&](std::string_view script) -> Result<void> {
+      if (script == "network-lock") return hold_network();
       if (script != "post-dump") return {};
       auto frozen = freeze();
       told = true;
@@ -257,6 +270,15 @@ Result<void> MigrationSource::dump() {
   return {};
 }
 
+// The processes have just stopped. What came until now is in their sockets.
+Result<void> MigrationSource::hold_network() {
+  if (unit_.network == nullptr) return {};
+  network_held_ = true;
+  GESTALT_TRY(unit_.network->hold());
+  mark("held");
+  return {};
+}
+
 // Without a page server CRIU calls a complete lazy dump a failed one: `held_` counts.
 Result<void> MigrationSource::finish_dump() {
   if (!dumping_.valid()) return {};
@@ -269,6 +291,8 @@ Result<void> MigrationSource::freeze() {
   GESTALT_TRY(fault_point(Fault::kSourceFreeze));
   group_frozen_ = true;  // perhaps not entirely, should this fail
   mark("post-dump");
+  if (unit_.network != nullptr && !network_held_)
+    return fail(ErrorCode::kInternal, "CRIU has not let us hold the network");
   GESTALT_TRY(unit_.group->freeze(deadline_in(kFreezeTimeout)));
   GESTALT_TRY(refuse_strays());
   held_ = true;
@@ -378,6 +402,9 @@ Result<void> MigrationSource::await_ready() {
   GESTALT_TRY(connection_->expect(FrameType::kReady, nothing, parameters_.deadline));
   stats_.set_restore_seconds(seconds_between(asked_at, Clock::now()));
   mark("ready");
+  if (unit_.network != nullptr)
+    GESTALT_TRY(connection_->send(FrameType::kPackets, 0, encode_packets(unit_.network->held()),
+                                  parameters_.deadline));
   return {};
 }
 
@@ -423,6 +450,10 @@ Result<wire::MigrationStats> MigrationSource::finish_granted() {
     return std::unexpected(roll_back(
         Error{ErrorCode::kUnavailable, "the destination failed before it ran the process", {}}));
   if (!resumed) resumed_at = Clock::now();
+  // Before the copy ends, of which the peers are to hear nothing.
+  if (network_held_)
+    if (auto done = unit_.network->disconnect(); !done)
+      log::error("cannot disconnect", log::field("error", done.error().text()));
   wire::MigrationStats seen;
   if (resumed && seen.ParseFromArray(payload.data(), static_cast<int>(payload.size())))
     stats_.set_destination_cpu_seconds(seen.destination_cpu_seconds());
@@ -554,12 +585,20 @@ void MigrationSource::cancel() {
   cancelled_changed_.notify_all();
 }
 
+void MigrationSource::reconnect_network() {
+  auto packets = unit_.network->held();
+  if (auto connected = unit_.network->connect(); !connected)
+    log::error("the unit's network is down", log::field("error", connected.error().text()));
+  unit_.network->deliver(std::move(packets));
+}
+
 Error MigrationSource::roll_back(Error cause) {
   log::warning("migration rolled back", log::field("migration", parameters_.migration_id),
                log::field("state", name_of(state_.get())), log::field("error", cause.text()));
   if (server_) server_->stop();
   tracker_.reset();
   (void)finish_dump();
+  if (network_held_) reconnect_network();
   if (group_frozen_) {
     auto thawed = unit_.group->thaw(deadline_in(kFreezeTimeout));
     if (!thawed) log::error("cannot thaw", log::field("error", thawed.error().text()));

@@ -19,6 +19,7 @@
 #include "migrate/process_tree.h"
 #include "migrate/state.h"
 #include "migrate/state_dump.h"
+#include "migrate/unit_network.h"
 #include "migrate/verdict.h"
 
 namespace gestalt {
@@ -52,6 +53,7 @@ struct SourceUnit {
   std::string address;      // where the destination listens
   std::uint16_t port = 0;
   wire::MigrationDestination destination;  // may be empty
+  UnitNetwork* network = nullptr;          // that it has to itself
 };
 
 class MigrationSource {
@@ -80,6 +82,8 @@ class MigrationSource {
   [[nodiscard]] Result<void> prepare_dump();
   [[nodiscard]] Result<void> send_rounds();
   [[nodiscard]] Result<void> dump();
+  [[nodiscard]] Result<void> hold_network();
+  void reconnect_network();
   [[nodiscard]] Result<void> finish_dump();
   [[nodiscard]] Result<void> freeze();
   [[nodiscard]] Result<void> refuse_strays();
@@ -100,6 +104,7 @@ class MigrationSource {
   [[nodiscard]] std::string smaps_directory() const { return images_->path() + "/smaps"; }
   void mark(std::string_view step);
   [[nodiscard]] Error roll_back(Error cause);
+  [[nodiscard]] static std::string external_network(int descriptor);
   [[nodiscard]] criu_req dump_request(int image_fd, std::uint16_t taken_port) const;
   void enter(SourceState state);
   [[nodiscard]] bool is_cancelled();
@@ -135,6 +140,7 @@ class MigrationSource {
   bool group_frozen_ = false;  // must be thawed
   bool held_ = false;          // CRIU may let go
   bool io_held_ = false;       // before_freeze was called
+  bool network_held_ = false;  // the unit's own
 };
 
 }  // namespace gestalt

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "common/child.h"
+#include "common/ipv4.h"
 #include "common/paths.h"
 #include "common/unix_socket.h"
 
@@ -32,11 +33,13 @@ struct ChildSetup {
   std::string directory;
   mode_t mask = 022;
   int terminal = -1;
-  int mounts = -1;
+  JobNamespaces namespaces;
 };
 
 int set_up_child(const ChildSetup& setup) {
-  if (setup.mounts >= 0 && ::setns(setup.mounts, CLONE_NEWNS) != 0) return errno;
+  const auto& [mounts, network] = setup.namespaces;
+  if (mounts >= 0 && ::setns(mounts, CLONE_NEWNS) != 0) return errno;
+  if (network >= 0 && ::setns(network, CLONE_NEWNET) != 0) return errno;
   if (::setpgid(0, 0) != 0) return errno;
   if (setup.terminal >= 0) {
     // Not in the foreground yet, so this would stop us.
@@ -55,9 +58,9 @@ int set_up_child(const ChildSetup& setup) {
   return 0;
 }
 
-ChildSetup make_setup(const wire::JobSpec& spec, int terminal, int mounts) {
+ChildSetup make_setup(const wire::JobSpec& spec, int terminal, const JobNamespaces& namespaces) {
   ChildSetup setup;
-  setup.mounts = mounts;
+  setup.namespaces = namespaces;
   setup.uid = spec.identity().uid();
   setup.gid = spec.identity().gid();
   setup.groups.assign(spec.identity().groups().begin(), spec.identity().groups().end());
@@ -86,15 +89,17 @@ std::vector<std::string> program_candidates(const std::string& command,
 }
 
 Result<pid_t> launch_job(const wire::JobSpec& spec, const StdioRelay& stdio, int terminal,
-                         Cgroup& group, int mounts) {
+                         Cgroup& group, const JobNamespaces& namespaces) {
   if (spec.argv().empty()) return fail(ErrorCode::kInvalidArgument, "no command");
   SpawnOptions options;
   options.argv.assign(spec.argv().begin(), spec.argv().end());
   options.environment.assign(spec.environment().begin(), spec.environment().end());
+  if (spec.network_address() != 0)
+    options.environment.push_back("GESTALT_ADDRESS=" + ipv4_text(spec.network_address()));
   options.programs = program_candidates(options.argv[0], options.environment);
   options.descriptors = stdio.job_descriptors();
   options.cgroup_fd = group.directory_fd();
-  ChildSetup setup = make_setup(spec, terminal, mounts);
+  ChildSetup setup = make_setup(spec, terminal, namespaces);
   auto pid = spawn(options, [&setup] { return set_up_child(setup); });
   if (!pid && pid.error().code != ErrorCode::kExecNotFound &&
       pid.error().code != ErrorCode::kExecDenied)

@@ -12,12 +12,18 @@
 
 namespace gestalt {
 
+// Namespaces to start in, each -1 for this process's own.
+struct JobNamespaces {
+  int mounts = -1;
+  int network = -1;
+};
+
 // The program becomes a child of this process, the leader of a process group of its own
 // and the terminal's foreground, a member of `group`, with the job's identity, limits,
 // directory and environment. kExecNotFound and kExecDenied as execvp(3) has them.
-// `mounts`: a mount namespace to start in, or -1.
 [[nodiscard]] Result<pid_t> launch_job(const wire::JobSpec& spec, const StdioRelay& stdio,
-                                       int terminal, Cgroup& group, int mounts = -1);
+                                       int terminal, Cgroup& group,
+                                       const JobNamespaces& namespaces = {});
 
 // A user's single view of the cluster, kept for as long as the socket is open.
 struct ViewSession {

@@ -20,6 +20,7 @@ namespace {
 constexpr auto kHangUpGrace = std::chrono::seconds(2);
 constexpr auto kViewTimeout = std::chrono::seconds(10);
 constexpr auto kLastWordTimeout = std::chrono::seconds(3);
+constexpr auto kDrainTimeout = std::chrono::seconds(10);
 
 std::string command_text(const wire::JobSpec& spec) {
   std::string text;
@@ -167,7 +168,17 @@ void StandIn::start_job(const wire::JobSpec& spec) {
     if (!view) return report_start_failure(view.error());
     view_ = std::move(*view);
   }
-  auto pid = launch_job(spec, *stdio_, terminal, *group_, view_.mounts.get());
+  if (spec.network_address() != 0) {
+    job_.set_network_address(spec.network_address());
+    auto network = JobNetwork::create(spec.network_address(), group_->directory_fd());
+    auto connected =
+        network ? (*network)->connect() : Result<void>(std::unexpected(network.error()));
+    if (!connected) return report_start_failure(connected.error());
+    network_ = std::move(*network);
+  }
+  auto pid =
+      launch_job(spec, *stdio_, terminal, *group_,
+                 {.mounts = view_.mounts.get(), .network = network_ ? network_->descriptor() : -1});
   if (!pid) return report_start_failure(pid.error());
   root_ = *pid;
   stdio_->start();
@@ -334,8 +345,11 @@ void StandIn::leave_when_empty() {
 
 void StandIn::leave() {
   (void)group_->remove();
-  // What was sent last has to reach gestaltd; it does at once, if it lives.
-  if (agent_.flushed()) {
+  // What was sent last has to reach gestaltd; it does at once, if it lives. And the job's peers,
+  // for whom its network is there a while longer.
+  if (!leaving_since_) leaving_since_ = Clock::now();
+  bool drained = !network_ || network_->drained() || Clock::now() - *leaving_since_ > kDrainTimeout;
+  if (agent_.flushed() && drained) {
     loop_.stop();
   } else {
     (void)loop_.after(milliseconds(20), [this] { leave(); });

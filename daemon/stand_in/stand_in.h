@@ -17,6 +17,7 @@
 #include "common/proto/handover.pb.h"
 #include "daemon/stand_in/agent_link.h"
 #include "daemon/stand_in/job_launcher.h"
+#include "daemon/stand_in/job_network.h"
 #include "daemon/stand_in/loop_caller.h"
 #include "daemon/stand_in/stdio_relay.h"
 #include "daemon/stand_in/verdict_box.h"
@@ -118,7 +119,8 @@ class StandIn final : public SourceHost, public DestinationHost {
   std::uint64_t incoming_id_;
   std::optional<Cgroup> group_;
   std::unique_ptr<StdioRelay> stdio_;
-  ViewSession view_;  // of a session
+  ViewSession view_;                     // of a session
+  std::unique_ptr<JobNetwork> network_;  // if it has one to itself
   wire::JobInfo job_;
   wire::Identity identity_;
   pid_t root_ = 0;
@@ -138,6 +140,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   wire::MigrationPagesLost early_loss_;  // heard of before the migration was over here
   bool paging_done_ = false;             // but a migration's thread may still look at it
   bool leaving_ = false;
+  std::optional<Clock::time_point> leaving_since_;
   wire::Message incoming_request_;  // PrepareIncoming, answered once we listen
 };
 

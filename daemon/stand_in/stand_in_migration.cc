@@ -63,6 +63,7 @@ void StandIn::start_outgoing(const wire::Message& message) {
   unit.address = request.address();
   unit.port = static_cast<std::uint16_t>(request.port());
   unit.destination = request.facts();
+  unit.network = network_.get();
   migration_->source = std::make_unique<MigrationSource>(
       parameters_of(request.migration_id(), request.secret(), request.options()), std::move(unit),
       *this);
@@ -212,7 +213,8 @@ void StandIn::answer_preflight(const wire::Message& message) {
   if (root_ == 0 || root_status_)
     return reply(message, error_answer({ErrorCode::kGone, "the process has ended", {}}));
   const auto& request = message.preflight_request();
-  auto report = preflight_report(root_, *group_, request.facts(), request.options().any_cpu());
+  auto report = preflight_report(root_, *group_, network_.get(), request.facts(),
+                                 request.options().any_cpu());
   if (!report) return reply(message, error_answer(report.error()));
   wire::Message answer;
   *answer.mutable_preflight_report() = std::move(*report);
@@ -232,6 +234,11 @@ void StandIn::start_incoming(const wire::Message& message) {
   const auto& request = message.prepare_incoming();
   if (migration_ || root_ != 0)
     return reply(message, error_answer({ErrorCode::kBusy, "this stand-in has a job", {}}));
+  if (request.network_address() != 0) {
+    auto network = JobNetwork::create(request.network_address(), group_->directory_fd());
+    if (!network) return reply(message, error_answer(network.error()));
+    network_ = std::move(*network);
+  }
   incoming_request_ = message;
   migration_.emplace();
   migration_->id = request.migration_id();
@@ -269,6 +276,7 @@ Result<RestorePlan> StandIn::prepare_io(const std::string& handover) {
     identity_ = hand_over.identity();
     GESTALT_ASSIGN(auto plan, stdio_->restore(hand_over));
     plan.root = static_cast<pid_t>(hand_over.job().pid());
+    plan.network = network_.get();
     return plan;
   });
 }

@@ -23,7 +23,7 @@ _gestalt_run() {
   for ((i = 2; i < cword; i++)); do
     case ${words[i]} in
       --) ((i++)); break ;;
-      --node | --env | --cwd) ((i++)) ;;
+      --node | --net | --env | --cwd) ((i++)) ;;
       -*) ;;
       *) break ;;
     esac
@@ -34,11 +34,12 @@ _gestalt_run() {
   fi
   case $prev in
     --node) mapfile -t COMPREPLY < <(compgen -W "$(_gestalt_names)" -- "$cur") ;;
+    --net) mapfile -t COMPREPLY < <(compgen -W "node own" -- "$cur") ;;
     --cwd) _filedir -d ;;
     --env) mapfile -t COMPREPLY < <(compgen -v -S = -- "$cur"); compopt -o nospace ;;
     *)
       if [[ $cur == -* ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "--node --best --env --cwd --help" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "--node --best --net --env --cwd --help" -- "$cur")
       else
         _command_offset "$cword"
       fi

@@ -45,6 +45,9 @@ write_shared_files() {
 name = "$name"
 leader = "leader"
 leader_address = "$(address_of 0)"
+
+[jobs]
+network = "10.77.0.128/25"
 END
 }
 

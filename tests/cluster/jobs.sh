@@ -38,11 +38,12 @@ node_is() { [[ $(node_state "$1") == "$2" ]]; }
 # --- running -----------------------------------------------------------------
 
 # start NAME NODE CMD…: output in $scratch/NAME.{out,err}, exit status in NAME.status.
-# As $user (root), input from $input (/dev/null). NODE may be --best.
+# As $user (root), input from $input (/dev/null), with $net. NODE may be --best.
 start() {
   local name=$1
   local -a where=(--node "$2")
   [[ $2 != --best ]] || where=(--best)
+  [[ -z ${net:-} ]] || where+=(--net "$net")
   shift 2
   rm -f "$scratch/$name".{out,err,status}
   : >"$scratch/$name.out"

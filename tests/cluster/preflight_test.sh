@@ -47,7 +47,7 @@ ends_well() {
 
 test_an_internet_socket() {
   start_python tcp 's = socket.create_server(("127.0.0.1", 0))'
-  refused "is an internet socket, bound to this node's address" "close it"
+  refused "is an internet socket, bound to this node's address" "gestalt run --net own"
   ends_well tcp
 }
 
@@ -92,7 +92,7 @@ if child == 0:
     os._exit(0)'
   wait_until 10 grep -q '^child' "$scratch/several.out"
   child=$(sed -n 's/^child //p' "$scratch/several.out")
-  refused "is an internet socket" "close it"
+  refused "is an internet socket" "gestalt run --net own"
   refused "is a file that only this node has" "shared file system"
   assert_eq "$(jq '[.[0].blockers[].pid] | unique | .[]' "$scratch/report")" "$child" "whose they are"
   assert_contains "$(gestalt ps --preflight | grep -w "^ *$pid")" "(and 1 more)"

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "migrate/file_cache.h"
+#include "migrate/held_packets.h"
 #include "migrate/image_transfer.h"
 #include "migrate/page_chunk.h"
 #include "migrate/page_wire.h"
@@ -221,6 +222,26 @@ std::vector<std::string> cached_file_seeds() {
   return {std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())};
 }
 
+void run_packets(std::string_view bytes) {
+  auto packets = decode_packets(std::as_bytes(std::span(bytes)));
+  if (!packets) return;
+  for (auto& packet : *packets) {
+    if (!complete_checksum(packet)) continue;
+    auto once = packet;
+    promise(complete_checksum(packet) && packet == once, "a checksum does not depend on itself");
+  }
+}
+
+std::vector<std::string> packets_seeds() {
+  Packet udp(45);
+  udp[12] = std::byte{8};
+  udp[14] = std::byte{0x45};
+  udp[17] = std::byte{31};
+  udp[23] = std::byte{17};
+  auto bytes = encode_packets({udp, Packet(3)});
+  return {std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())};
+}
+
 void run_traits(std::string_view bytes) {
   auto traits = decode_traits(bytes);
   if (!traits) return;
@@ -354,6 +375,7 @@ std::span<const Entry> page_entries() {
       {"image_name", run_image_name, image_name_seeds},
       {"pagemap", run_pagemap, pagemap_seeds},
       {"cached_file", run_cached_file, cached_file_seeds},
+      {"packets", run_packets, packets_seeds},
       {"traits", run_traits, traits_seeds},
       {"page_set_changes", run_page_set_changes, page_set_change_seeds}};
   return kEntries;
