@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable
 
 import filecache
+import network
 import series
 import start
 import view
@@ -31,6 +32,7 @@ GROUPS = {
         "fault-latency": series.fault_latency,
     },
     "tracking": {"tracking": series.tracking},
+    "network": {"peers-eager": network.pauses("eager"), "peers-post-copy": network.pauses("post-copy")},
     "start": {"run": start.gestalt_run, "ssh": start.ssh},
     "file-cache": {"read-hinted": filecache.read_again(True), "read-cold": filecache.read_again(False)},
     "ghosts": {"ghosts-1000": series.ghosts(1000), "ghosts-10000": series.ghosts(10000)},
@@ -212,6 +214,15 @@ def starts(run, ssh):
     )
 
 
+def longest_pause(eager, post_copy):
+    runs = eager + post_copy
+    return of_runs(
+        [run["pause_seconds"] / run["freeze_seconds"] for run in runs],
+        pause_seconds=median(runs, "pause_seconds"),
+        freeze_seconds=median(runs, "freeze_seconds"),
+    )
+
+
 def read_again(hinted, cold):
     return ratio(
         pick(hinted, "seconds"),
@@ -327,6 +338,13 @@ def measures(sizes):
             "<= 0.3",
             ("read-hinted", "read-cold"),
             read_again,
+        ),
+        Measure(
+            "network.pause",
+            "10 moves, --net own, 8 clients: longest pause ÷ freeze",
+            "<= 2",
+            ("peers-eager", "peers-post-copy"),
+            longest_pause,
         ),
         Measure(
             "tracking.slow-down",
