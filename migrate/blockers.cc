@@ -20,6 +20,7 @@
 #include "common/proc.h"
 #include "migrate/criu_limits.h"
 #include "migrate/socket_tables.h"
+#include "migrate/traits.h"
 
 namespace gestalt {
 namespace {
@@ -93,6 +94,7 @@ class Inspection {
     for (pid_t pid : tree_.pids) {
       namespaces(pid);
       tracer(pid);
+      personality(pid);
       mappings(pid);
     }
     semaphores(tree_.pids.front());
@@ -227,6 +229,16 @@ class Inspection {
     auto tracer = text->substr(at + kKey.size(), text->find('\n', at + 1) - at - kKey.size());
     add(pid, std::format("process {} traces it (a debugger, or strace)", tracer),
         "detach it before the migration");
+  }
+
+  void personality(pid_t pid) {
+    auto own = read_personality(proc_, pid);
+    if ((own & ~kMovablePersonality) != 0)
+      add(pid, std::format("it has a personality that does not move ({:#x})", own),
+          "start it without setarch(8), or with --addr-no-randomize alone");
+    else if (own != read_personality(proc_, tree_.pids.front()))
+      add(pid, std::format("its personality is not that of its job ({:#x})", own),
+          "start the whole job by setarch(8)");
   }
 
   // Sets cannot be attributed to a process, only to their owner; losing one silently

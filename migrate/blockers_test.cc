@@ -13,6 +13,7 @@
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/shm.h>
@@ -26,7 +27,9 @@
 
 #include <csignal>
 #include <functional>
+#include <thread>
 
+#include "common/clock.h"
 #include "common/fd.h"
 
 namespace gestalt {
@@ -145,6 +148,28 @@ TEST(Blockers, InternetSocketsMoveWithTheirNetwork) {
   SomeNetwork ours(::getpid());
   EXPECT_THAT(victim.blockers(&ours), ElementsAre(HasSubstr("its own network")));
   EXPECT_THAT(victim.blockers(), testing::Contains(HasSubstr("is an internet socket")));
+}
+
+TEST(Blockers, Personalities) {
+  EXPECT_BLOCKED("a personality that does not move (0x20000)",
+                 { return ::personality(UNAME26) >= 0; });
+  Victim victim([] { return ::personality(ADDR_NO_RANDOMIZE) >= 0; });
+  EXPECT_THAT(victim.blockers(), IsEmpty());
+  // Without its child.
+  Victim family([] {
+    if (::fork() != 0) return true;
+    (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    (void)::personality(ADDR_NO_RANDOMIZE);
+    while (true) ::pause();
+  });
+  auto has_changed = [&] {
+    auto found = family.blockers();
+    return found.size() == 1 && found[0].contains("is not that of its job");
+  };
+  for (auto deadline = deadline_in(std::chrono::seconds(10));
+       !has_changed() && Clock::now() < deadline;)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  EXPECT_TRUE(has_changed());
 }
 
 TEST(Blockers, InternetSockets) {

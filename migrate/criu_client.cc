@@ -2,6 +2,7 @@
 
 #include <linux/capability.h>
 #include <poll.h>
+#include <sys/personality.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -121,13 +122,14 @@ Result<CriuClient> CriuClient::start(const CriuStart& options) {
       environment.push_back("GESTALT_SMAPS=" + options.smaps_directory);
     ids = {};  // the library takes them: a program with such ids is not preloaded
   }
-  auto take_ids = [&ids]() -> int {
+  auto set_up = [&ids, &options]() -> int {
+    if (options.personality != 0 && ::personality(options.personality) < 0) return errno;
     // Effectively still root, with all its capabilities.
     if (ids.gid != 0 && ::setresgid(ids.gid, 0, 0) != 0) return errno;
     if (ids.uid != 0 && ::setresuid(ids.uid, 0, 0) != 0) return errno;
     return 0;
   };
-  auto pid = spawn(spawn_options, take_ids);
+  auto pid = spawn(spawn_options, set_up);
   if (!pid) return std::unexpected(std::move(pid).error().in("start CRIU"));
   return CriuClient(*pid, std::move(ours));
 }

@@ -25,7 +25,8 @@ struct CriuStart {
   // For dumps without anonymous memory (migrate/state_dump.h). Of no effect where the library is
   // not installed.
   bool state_only = false;
-  std::string smaps_directory;  // of snapshot_smaps(), by the time of the dump; may be empty
+  std::string smaps_directory;    // of snapshot_smaps(), by the time of the dump; may be empty
+  std::uint32_t personality = 0;  // of CRIU, which restored processes inherit
 };
 
 // The number under which a started CRIU has its end of the RPC socket.

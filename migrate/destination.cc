@@ -15,7 +15,6 @@
 #include "common/log.h"
 #include "migrate/registered_areas.h"
 #include "migrate/tcp_probe.h"
-#include "migrate/traits.h"
 
 namespace gestalt {
 namespace {
@@ -101,6 +100,9 @@ Result<void> MigrationDestination::receive_unit() {
   GESTALT_ASSIGN([[maybe_unused]] auto bytes,
                  receive_images(*connection_, images_->path(), free_bytes(images_->path()),
                                 parameters_.deadline));
+  GESTALT_ASSIGN(auto text,
+                 read_file(std::format("{}/{}", images_->path(), kTraitsFile), 64U << 20));
+  GESTALT_ASSIGN(traits_, decode_traits(text));
   GESTALT_ASSIGN(auto handover, receive_handover());
   GESTALT_ASSIGN(auto plan, host_.prepare_io(handover));
   root_ = plan.root;
@@ -204,6 +206,7 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
               }).share();
   CriuStart start;
   start.cgroup_fd = group_.directory_fd();
+  start.personality = common_personality(traits_);
   if (plan.terminal >= 0) start.descriptors.emplace_back(plan.terminal, 0);
   int number = kFirstInheritedDescriptor;
   for (const auto& [key, fd] : plan.inherited) start.descriptors.emplace_back(fd, number++);
@@ -264,11 +267,8 @@ Result<void> MigrationDestination::on_notify(std::string_view script) {
 Result<void> MigrationDestination::on_restored() {
   GESTALT_TRY(sink_->await_restored(parameters_.deadline));
   GESTALT_TRY(check_registered());
-  GESTALT_ASSIGN(auto text,
-                 read_file(std::format("{}/{}", images_->path(), kTraitsFile), 64U << 20));
-  GESTALT_ASSIGN(auto traits, decode_traits(text));
   GESTALT_ASSIGN(auto threads, group_.threads());
-  set_traits(traits, {threads.begin(), threads.end()});
+  set_traits(traits_, {threads.begin(), threads.end()});
   // What `ps` and the process itself read by /proc.
   for (const auto& [pid, pages] : present_)
     for (auto [start, end] : argument_areas(static_cast<pid_t>(pid)))

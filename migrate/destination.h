@@ -19,6 +19,7 @@
 #include "migrate/page_sink.h"
 #include "migrate/page_wire.h"
 #include "migrate/state.h"
+#include "migrate/traits.h"
 #include "migrate/unit_network.h"
 #include "migrate/verdict.h"
 
@@ -126,6 +127,7 @@ class MigrationDestination {
   UserfaultKeeper keeper_;
   std::unique_ptr<PageSink> sink_;
   std::unique_ptr<FileWarmer> warmer_;
+  std::vector<ProcessTraits> traits_;
   std::map<std::uint32_t, PageSet> present_;
   std::unique_ptr<ImageDirectory> images_;
   Fd image_fd_;

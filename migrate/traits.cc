@@ -97,11 +97,12 @@ bool take_thread(std::string_view line, ThreadTraits& out) {
          line.empty() && out.tid > 0 && out.tid < kMaxPid;
 }
 
-// "p PID FILTER"
+// "p PID FILTER PERSONALITY"
 bool take_process(std::string_view line, ProcessTraits& out) {
   return take(line, 'p') && take(line, ' ') && take_number(line, out.pid) && take(line, ' ') &&
-         take_number(line, out.core_dump_filter) && line.empty() && out.pid > 0 &&
-         out.pid < kMaxPid;
+         take_number(line, out.core_dump_filter) && take(line, ' ') &&
+         take_number(line, out.personality) && line.empty() && out.pid > 0 && out.pid < kMaxPid &&
+         (out.personality & ~kMovablePersonality) == 0;
 }
 
 Result<void> write_text(const std::string& path, const std::string& text) {
@@ -144,7 +145,10 @@ std::vector<ProcessTraits> read_traits(const std::vector<pid_t>& pids) {
     auto tids = list_pids(std::format("/proc/{}/task", pid));
     auto filter = read_number<std::uint32_t>(std::format("/proc/{}/coredump_filter", pid), 16);
     if (!tids || !filter) continue;  // a zombie has none
-    ProcessTraits process{.pid = pid, .core_dump_filter = *filter, .threads = {}};
+    ProcessTraits process{.pid = pid,
+                          .core_dump_filter = *filter,
+                          .personality = read_personality("/proc", pid) & kMovablePersonality,
+                          .threads = {}};
     for (pid_t tid : *tids) {
       auto priority = ::syscall(SYS_ioprio_get, kWhoThread, tid);
       if (priority < 0) continue;
@@ -157,6 +161,14 @@ std::vector<ProcessTraits> read_traits(const std::vector<pid_t>& pids) {
     out.push_back(std::move(process));
   }
   return out;
+}
+
+std::uint32_t read_personality(const std::string& proc, pid_t pid) {
+  return read_number<std::uint32_t>(std::format("{}/{}/personality", proc, pid), 16).value_or(0);
+}
+
+std::uint32_t common_personality(const std::vector<ProcessTraits>& traits) {
+  return traits.empty() ? 0 : traits.front().personality;
 }
 
 void set_traits(const std::vector<ProcessTraits>& traits, const std::set<pid_t>& threads) {
@@ -182,7 +194,7 @@ std::vector<std::uint32_t> map_cpus(const std::vector<std::uint32_t>& places,
 std::string encode_traits(const std::vector<ProcessTraits>& traits) {
   std::string text;
   for (const auto& process : traits) {
-    text += std::format("p {} {}\n", process.pid, process.core_dump_filter);
+    text += std::format("p {} {} {}\n", process.pid, process.core_dump_filter, process.personality);
     for (const auto& thread : process.threads) {
       text += std::format("t {} {} {} ", thread.tid, thread.timer_slack_nanoseconds,
                           thread.io_priority);

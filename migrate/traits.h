@@ -1,6 +1,6 @@
 // What threads and processes have and CRIU's images do not: on which CPUs they may run, their
-// I/O priority, timer slack and core dump filter. A file among the images.
-// sched_setaffinity(2), ioprio_set(2), proc_pid_timerslack_ns(5), core(5).
+// I/O priority, timer slack, core dump filter and personality. A file among the images.
+// sched_setaffinity(2), ioprio_set(2), proc_pid_timerslack_ns(5), core(5), personality(2).
 #pragma once
 
 #include <sys/types.h>
@@ -29,6 +29,7 @@ struct ThreadTraits {
 struct ProcessTraits {
   pid_t pid = 0;
   std::uint32_t core_dump_filter = 0;
+  std::uint32_t personality = 0;
   std::vector<ThreadTraits> threads;
 
   bool operator==(const ProcessTraits&) const = default;
@@ -38,6 +39,12 @@ inline constexpr char kTraitsFile[] = "gestalt-traits.img";
 
 // Of processes that stand still; what has ended is left out. Some 15 µs for each thread.
 [[nodiscard]] std::vector<ProcessTraits> read_traits(const std::vector<pid_t>& pids);
+// Of those, what a process can only inherit: the personality that all of them have.
+[[nodiscard]] std::uint32_t common_personality(const std::vector<ProcessTraits>& traits);
+// /proc/PID/personality; 0 where it cannot be read.
+[[nodiscard]] std::uint32_t read_personality(const std::string& proc, pid_t pid);
+// What of a personality moves: others would change what CRIU itself sees.
+inline constexpr std::uint32_t kMovablePersonality = 0x0040000;  // ADDR_NO_RANDOMIZE
 // To processes that stand still, on this node: the CPU at place 5 of a node with four is the one
 // at place 1. Only to these threads. What cannot be set is logged.
 void set_traits(const std::vector<ProcessTraits>& traits, const std::set<pid_t>& threads);

@@ -22,6 +22,7 @@ TEST(Traits, ComeBack) {
   std::vector<ProcessTraits> traits = {
       {.pid = 7,
        .core_dump_filter = 0x33,
+       .personality = kMovablePersonality,
        .threads = {{.tid = 7, .timer_slack_nanoseconds = 50'000, .io_priority = 0, .cpus = {}},
                    {.tid = 9,
                     .timer_slack_nanoseconds = 1,
@@ -40,11 +41,27 @@ TEST(Traits, ComeBack) {
 }
 
 TEST(Traits, MakeSense) {
-  for (const char* text :
-       {"\n", "p 1\n", "p 0 5\n", "p -1 5\n", "p 4194304 5\n", "p 1 5 \n", "t 1 1 1 *\n",
-        "p 1 5\nt 1 1 1\n", "p 1 5\nt 1 1 1 \n", "p 1 5\nt 1 1 1 8192\n", "p 1 5\nt 1 1 1 2,1\n",
-        "p 1 5\nt 1 1 1 1,\n", "p 1 5\nt 1 1 1 1,1\n", "p 1 5\nt 0 1 1 *\n", "p 1 5\nt 1 -1 1 *\n",
-        "p 1 5\nt 1 99999999999999999999 1 *\n", "q 1 5\n"})
+  for (const char* text : {"\n",
+                           "p 1\n",
+                           "p 0 5 0\n",
+                           "p -1 5 0\n",
+                           "p 4194304 5 0\n",
+                           "p 1 5 0 \n",
+                           "t 1 1 1 *\n",
+                           "p 1 5 0\nt 1 1 1\n",
+                           "p 1 5 0\nt 1 1 1 \n",
+                           "p 1 5 0\nt 1 1 1 8192\n",
+                           "p 1 5 0\nt 1 1 1 2,1\n",
+                           "p 1 5 0\nt 1 1 1 1,\n",
+                           "p 1 5 0\nt 1 1 1 1,1\n",
+                           "p 1 5 0\nt 0 1 1 *\n",
+                           "p 1 5 0\nt 1 -1 1 *\n",
+                           "p 1 5 0\nt 1 99999999999999999999 1 *\n",
+                           "q 1 5 0\n",
+                           "p 1 5\n",
+                           "p 1 5 \n",
+                           "p 1 5 8\n",
+                           "p 1 5 -1\n"})
     EXPECT_FALSE(decode_traits(text)) << text;
 }
 

@@ -56,6 +56,18 @@ test_python() {
   finish python "$pid"
 }
 
+# Filters of system calls, each thread's own; capabilities that root has given up; personality.
+test_what_was_given_up() {
+  start restricted node1 setpriv --bounding-set=-sys_boot,-net_admin --inh-caps=-all \
+    setarch --addr-no-randomize "$victims/restricted.py" --until /run/end-restricted
+  await_pid restricted
+  find_job
+  there_and_back restricted 1
+  on node1 touch /run/end-restricted
+  await_status restricted 0
+  check_report restricted
+}
+
 # Each signal once, also while pages follow.
 test_signals() {
   local mode sent=0

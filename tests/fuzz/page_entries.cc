@@ -253,7 +253,7 @@ void run_traits(std::string_view bytes) {
 }
 
 std::vector<std::string> traits_seeds() {
-  return {"p 7 51\nt 7 50000 0 *\nt 9 1 16391 0,3,8191\np 8 0\n"};
+  return {"p 7 51 262144\nt 7 50000 0 *\nt 9 1 16391 0,3,8191\np 8 0 0\n"};
 }
 
 std::uint64_t bytes_below(const std::filesystem::path& directory) {
