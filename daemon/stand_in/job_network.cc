@@ -324,7 +324,13 @@ Result<void> JobNetwork::answer_arp(bool answers) {
 // A connection can be made only if there is a way to its peer.
 Result<void> JobNetwork::prepare() {
   if (std::exchange(up_, true)) return {};
-  GESTALT_TRY(change_flags(inside_.get(), kInside, IFF_UP, 0));
+  if (auto done = change_flags(inside_.get(), kInside, IFF_UP, 0); !done) {
+    up_ = false;
+    return fail(ErrorCode::kBusy,
+                std::format("the address {} cannot be had here: {}", ipv4_text(address_),
+                            done.error().message),
+                "a copy that failed here may hold it for some minutes: try another node");
+  }
   add_gateway();
   return {};
 }
