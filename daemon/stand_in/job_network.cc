@@ -185,15 +185,15 @@ Result<void> JobNetwork::find_interface(std::uint32_t address) {
       continue;
     std::uint32_t mask = address_in(*each->ifa_netmask);
     std::uint32_t own = address_in(*each->ifa_addr);
-    if ((own & mask) != (address & mask)) continue;
     if (own == address)
       return fail(ErrorCode::kBusy, std::format("{} is this node's own address", ipv4_text(own)),
                   "set jobs.network to addresses that nobody else has");
+    if (!interface_.empty() || (own & mask) != (address & mask)) continue;
     interface_ = each->ifa_name;
     node_address_ = own;
     netmask_ = mask;
-    return {};
   }
+  if (!interface_.empty()) return {};
   return fail(ErrorCode::kInvalidArgument,
               std::format("{} is not in the network of any interface here", ipv4_text(address)),
               "set jobs.network to a part of the network that connects the nodes");

@@ -236,7 +236,10 @@ void StandIn::start_incoming(const wire::Message& message) {
     return reply(message, error_answer({ErrorCode::kBusy, "this stand-in has a job", {}}));
   if (request.network_address() != 0) {
     auto network = JobNetwork::create(request.network_address(), group_->directory_fd());
-    if (!network) return reply(message, error_answer(network.error()));
+    if (!network) {
+      reply(message, error_answer(network.error()));
+      return forget_job();  // there will never be one here
+    }
     network_ = std::move(*network);
   }
   incoming_request_ = message;

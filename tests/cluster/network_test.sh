@@ -178,6 +178,22 @@ test_failed_moves() {
   assert_eq "$(tail -n 1 "$scratch/server.out")" "ok served=2 broken=0"
 }
 
+# A node that cannot have the address refuses before anything is stopped, and may have it later.
+test_a_node_that_cannot_have_it() {
+  local status=0
+  start_server server node1
+  start_peer pinger leader ping
+  on node2 ip address add "$address/32" dev eth0
+  migrate "$pid" node2 --mode "${modes[0]}" || status=$?
+  on node2 ip address delete "$address/32" dev eth0
+  ((status != 0)) || fail "it moved"
+  assert_contains "$(cat "$scratch/migration.err")" "this node's own address"
+  goes_on pinger
+  move_by "${modes[0]}" "$pid" node2
+  goes_on pinger
+  end_peers pinger:leader
+}
+
 # The same sockets that would hold up another job.
 test_preflight() {
   start_server server node1
