@@ -17,7 +17,8 @@ namespace {
 constexpr auto kInitTimeout = std::chrono::seconds(5);
 constexpr auto kReadoptTimeout = std::chrono::seconds(3);
 constexpr auto kStandInTimeout = std::chrono::seconds(5);
-constexpr auto kLeavingTimeout = std::chrono::seconds(3);
+// Longer than AgentJobs gives a stand-in that does not clean up by itself; the leader waits ten.
+constexpr auto kLeavingTimeout = std::chrono::seconds(6);
 constexpr auto kPrepareTimeout = std::chrono::seconds(8);    // the leader waits ten
 constexpr auto kPreflightTimeout = std::chrono::seconds(8);  // likewise
 
