@@ -1,5 +1,8 @@
 #include "cli/client.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <optional>
 
@@ -48,6 +51,14 @@ int call_daemon(Call call, const std::function<int(const wire::Message&)>& use) 
   error = std::move(error).in("the connection to gestaltd was lost before it answered");
   error.remedy = "systemctl status gestaltd; look whether the request was carried out";
   return report(error, kExitGestalt);
+}
+
+void fill_standard_descriptors() {
+  int fd = 0;
+  do {
+    fd = ::open("/dev/null", O_RDWR);  // NOLINT(android-cloexec-open): it is a standard stream
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd > STDERR_FILENO) ::close(fd);
 }
 
 }  // namespace gestalt::cli

@@ -26,4 +26,8 @@ struct Call {
 // else what the error's code stands for.
 [[nodiscard]] int call_daemon(Call call, const std::function<int(const wire::Message&)>& use);
 
+// First thing in a program: a socket that takes the place of a closed standard stream would be
+// read and written as that stream.
+void fill_standard_descriptors();
+
 }  // namespace gestalt::cli

@@ -66,6 +66,17 @@ void DaemonLink::try_again() {
     return;
   }
   open_channel(std::move(*socket));
+  request_attach();
+}
+
+void DaemonLink::attach(std::uint64_t job_id) {
+  set_job(job_id);
+  deadline_ = deadline_in(kPatience);
+  up_ = false;
+  request_attach();
+}
+
+void DaemonLink::request_attach() {
   wire::Message attach;
   attach.mutable_attach_request()->set_job_id(job_id_);
   channel_->request(std::move(attach), kAttachTimeout, [this](Result<wire::Message> reply) {

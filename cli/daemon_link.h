@@ -27,6 +27,8 @@ class DaemonLink {
 
   // Only from now on is there something to attach to; before, a loss is final.
   void set_job(std::uint64_t job_id) { job_id_ = job_id; }
+  // The same, and to attach to it now.
+  void attach(std::uint64_t job_id);
   // Lost while the link is down: what matters is sent again after on_attached.
   void send(const wire::Message& message);
   void request(wire::Message message, Clock::duration timeout, MessageChannel::OnReply on_reply);
@@ -36,6 +38,7 @@ class DaemonLink {
   void open_channel(Fd socket);
   void on_closed(const Error& error);
   void try_again();
+  void request_attach();
   void retry_later(const Error& error);
   void give_up(const Error& error);
 

@@ -34,6 +34,16 @@ sigset_t forwarded_signals() {
   return set;
 }
 
+sigset_t all_signals() {
+  sigset_t set;
+  ::sigfillset(&set);
+  for (int signal : {SIGKILL, SIGSTOP, SIGCHLD, SIGTTIN, SIGTTOU, SIGPIPE})
+    ::sigdelset(&set, signal);
+  for (int signal = 1; signal <= SIGRTMAX; ++signal)
+    if (::sigismember(&set, signal) == 1) ::signal(signal, SIG_DFL);
+  return set;
+}
+
 sigset_t only(int signal) {
   sigset_t set;
   ::sigemptyset(&set);
@@ -50,9 +60,9 @@ void discard_pending(int signal) {
 
 }  // namespace
 
-JobSignals::JobSignals(EventLoop& loop, Handler handler) : loop_(loop) {
+JobSignals::JobSignals(EventLoop& loop, Handler handler, bool all) : loop_(loop) {
   ::signal(SIGPIPE, SIG_IGN);  // a write says EPIPE
-  sigset_t set = forwarded_signals();
+  sigset_t set = all ? all_signals() : forwarded_signals();
   ::sigprocmask(SIG_BLOCK, &set, nullptr);
   fd_ = Fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!fd_) {

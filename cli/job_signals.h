@@ -15,7 +15,9 @@ namespace gestalt::cli {
 class JobSignals {
  public:
   using Handler = std::function<void(const signalfd_siginfo& info)>;
-  JobSignals(EventLoop& loop, Handler handler);
+  // `all`: for a deputy, which is nothing for itself. Then none stays ignored, and all that can be
+  // passed on come, but those about this process's own children and terminal.
+  JobSignals(EventLoop& loop, Handler handler, bool all = false);
   ~JobSignals();
   JobSignals(const JobSignals&) = delete;
   JobSignals& operator=(const JobSignals&) = delete;

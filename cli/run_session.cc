@@ -58,16 +58,18 @@ InputPump::Send input_sender(DaemonLink& link, const std::uint64_t& job_id) {
 }  // namespace
 
 RunSession::RunSession(EventLoop& loop, std::string socket_path, Fd socket,
-                       wire::RunRequest request)
+                       wire::RunRequest request, std::uint64_t deputy_of)
     : loop_(loop),
       request_(std::move(request)),
       stdio_(request_.spec().stdio()),
+      deputy_of_(deputy_of),
       terminal_fd_(terminal_descriptor()),
       link_(loop, std::move(socket_path), std::move(socket),
             {.on_message = [this](const wire::Message& message) { on_message(message); },
              .on_attached = [this](const wire::JobInfo& job) { on_attached(job); },
              .on_lost = [this](const Error& error) { on_link_lost(error); }}),
-      signals_(loop, [this](const signalfd_siginfo& info) { on_signal(info); }),
+      signals_(
+          loop, [this](const signalfd_siginfo& info) { on_signal(info); }, deputy_of != 0),
       terminal_(stdio_.in() == wire::STDIO_TTY ? STDIN_FILENO : -1),
       input_(loop, LocalStream(STDIN_FILENO, LocalStream::Direction::kRead), end_character(stdio_),
              input_sender(link_, job_id_)),
@@ -77,10 +79,16 @@ RunSession::RunSession(EventLoop& loop, std::string socket_path, Fd socket,
              acknowledger(link_, job_id_, 2), [this] { finish_if_drained(); }) {}
 
 Outcome RunSession::run() {
-  wire::Message message;
-  *message.mutable_run_request() = std::move(request_);
-  link_.request(std::move(message), kRequestTimeout,
-                [this](const Result<wire::Message>& reply) { on_reply(reply); });
+  if (deputy_of_ != 0) {
+    job_id_ = deputy_of_;
+    phase_ = Phase::kAccepted;
+    link_.attach(job_id_);
+  } else {
+    wire::Message message;
+    *message.mutable_run_request() = std::move(request_);
+    link_.request(std::move(message), kRequestTimeout,
+                  [this](const Result<wire::Message>& reply) { on_reply(reply); });
+  }
   loop_.run();
   terminal_.restore();
   return *outcome_;
@@ -182,6 +190,8 @@ void RunSession::on_signal(const signalfd_siginfo& info) {
     resume();
   } else if (phase_ == Phase::kRunning) {
     send_signal(signal, info.ssi_code == SI_KERNEL);
+  } else if (deputy_of_ != 0 && phase_ != Phase::kEnded) {
+    send_signal(signal, info.ssi_code == SI_KERNEL);  // held until the link is up
   } else if (signal == SIGTSTP) {
     stop_as(signal, false);
   } else if (signal != SIGCONT) {

@@ -34,7 +34,10 @@ class RunSession {
   // For output that was lost with a connection to come again.
   static constexpr Clock::duration kGapTimeout = std::chrono::seconds(30);
 
-  RunSession(EventLoop& loop, std::string socket_path, Fd socket, wire::RunRequest request);
+  // `deputy_of`: not a new job, but this one, whose root this process stands for
+  // (cli/deputy_main.cc); of the request only the standard streams count then.
+  RunSession(EventLoop& loop, std::string socket_path, Fd socket, wire::RunRequest request,
+             std::uint64_t deputy_of = 0);
   RunSession(const RunSession&) = delete;
   RunSession& operator=(const RunSession&) = delete;
 
@@ -70,6 +73,7 @@ class RunSession {
   EventLoop& loop_;
   wire::RunRequest request_;
   const wire::Stdio stdio_;
+  const std::uint64_t deputy_of_;
   const int terminal_fd_;
   Phase phase_ = Phase::kRequested;
   std::uint64_t job_id_ = 0;

@@ -26,6 +26,10 @@ void RunSession::on_message(const wire::Message& message) {
     case wire::Message::kJobStopped:
       on_stopped(static_cast<int>(message.job_stopped().signal()));
       break;
+    case wire::Message::kJobTerminal:
+      // A job of `gestalt run` leaves the caller's as it was.
+      if (deputy_of_ != 0) terminal_.set_saved(message.job_terminal().termios());
+      break;
     case wire::Message::kJobExited:
       on_exited(message.job_exited().wait_status());
       break;

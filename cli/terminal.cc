@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstring>
 
 namespace gestalt::cli {
 namespace {
@@ -64,6 +65,12 @@ void Terminal::make_raw() {
   ::cfmakeraw(&raw);
   set_attributes(fd_, raw);
   raw_ = true;
+}
+
+void Terminal::set_saved(const std::string& termios_bytes) {
+  if (!raw_ || termios_bytes.size() != sizeof saved_) return;
+  std::memcpy(&saved_, termios_bytes.data(), sizeof saved_);
+  crash_settings = saved_;
 }
 
 void Terminal::restore() {

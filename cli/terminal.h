@@ -3,6 +3,8 @@
 
 #include <termios.h>
 
+#include <string>
+
 namespace gestalt::cli {
 
 // Puts a terminal into raw mode and back: on destruction, and also when this process
@@ -20,6 +22,8 @@ class Terminal {
   // Nothing happens in the background: there the terminal is somebody else's.
   void make_raw();
   void restore();
+  // Raw `struct termios`, to be restored instead of what was there. Ignored if it is none.
+  void set_saved(const std::string& termios_bytes);
   [[nodiscard]] bool is_raw() const { return raw_; }
 
  private:

@@ -10,6 +10,8 @@
 #include <charconv>
 #include <sstream>
 
+#include "common/proc.h"
+
 namespace gestalt {
 
 Result<std::string> cgroup2_mount() {
@@ -55,6 +57,22 @@ Result<Cgroup> Cgroup::create(const std::string& name) {
   }
   GESTALT_ASSIGN(auto directory, open_file(path, O_RDONLY | O_DIRECTORY));
   return Cgroup(std::move(path), std::move(directory));
+}
+
+Result<Cgroup> Cgroup::of(pid_t pid) {
+  GESTALT_ASSIGN(auto path, cgroup2_mount());
+  GESTALT_ASSIGN(auto below, cgroup_path("/proc", pid));
+  path += below;
+  GESTALT_ASSIGN(auto directory, open_file(path, O_RDONLY | O_DIRECTORY));
+  return Cgroup(std::move(path), std::move(directory));
+}
+
+Result<void> Cgroup::add(pid_t pid) {
+  GESTALT_ASSIGN(auto fd, open_at(directory_.get(), "cgroup.procs", O_WRONLY));
+  auto text = std::to_string(pid);
+  if (::write(fd.get(), text.data(), text.size()) >= 0) return {};
+  if (errno == ESRCH) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+  return fail_errno(errno, std::format("move process {} to {}", pid, path_));
 }
 
 Result<void> Cgroup::write(const char* file, const char* text) {

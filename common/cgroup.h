@@ -26,11 +26,15 @@ class Cgroup {
  public:
   // Makes the group, and those above it, where they do not exist.
   [[nodiscard]] static Result<Cgroup> create(const std::string& name);
+  // The one that a process is in.
+  [[nodiscard]] static Result<Cgroup> of(pid_t pid);
 
   [[nodiscard]] const std::string& path() const { return path_; }
   // For clone3's CLONE_INTO_CGROUP.
   [[nodiscard]] int directory_fd() const { return directory_.get(); }
 
+  // Takes in a process with all its threads. kGone: it has ended.
+  [[nodiscard]] Result<void> add(pid_t pid);
   // Waits until the kernel reports the new state. A frozen process runs no
   // instruction, but can be killed and read.
   [[nodiscard]] Result<void> freeze(Deadline deadline);

@@ -21,8 +21,9 @@ enum class Fault {
   kSourceCommit = 10,
   kSourceAwaitResumed = 11,
   kSourceDestroy = 12,
-  kSourceRound = 13,  // pre-copy, before each round
-  kSourceServe = 14,  // completed: pages are still served
+  kSourceRound = 13,   // pre-copy, before each round
+  kSourceServe = 14,   // completed: pages are still served
+  kSourceDeputy = 15,  // completed: the root becomes its deputy
   // Destination stand-in, in order.
   kDestinationListen = 20,
   kDestinationAccept = 21,

@@ -117,6 +117,9 @@ void Agent::on_leader_message(wire::Message message) {
                      start_job(this, std::move(*message.mutable_start_job()->mutable_spec())),
                      asio::detached);
       return;
+    case wire::Message::kAdoptProcess:
+      asio::co_spawn(context_, adopt(this, message.adopt_process()), asio::detached);
+      return;
     case wire::Message::kPrepareIncoming:
       asio::co_spawn(context_,
                      prepare_incoming(this, message.request_id(),
@@ -194,15 +197,38 @@ Awaitable<> Agent::start_job(Agent* self, wire::JobSpec spec) {
   if (auto sent = (*stand_in)->send(message); !sent) self->jobs_.start_failed(job_id, sent.error());
 }
 
+Awaitable<> Agent::adopt(Agent* self, wire::AdoptProcess request) {
+  auto job_id = request.job_id();
+  auto body = [&]() -> Awaitable<Result<void>> {
+    wire::SpawnStandIn spawn;
+    spawn.set_job_id(job_id);
+    GESTALT_CO_TRY(co_await self->init_.spawn_stand_in(std::move(spawn)));
+    GESTALT_CO_ASSIGN(auto stand_in, co_await self->jobs_.wait_for_job(job_id));
+    wire::Message message;
+    *message.mutable_adopt_process() = request;
+    co_return stand_in->send(message);
+  };
+  auto done = self->jobs_.expect_adopted(request);
+  if (done) done = co_await body();
+  if (!done) self->jobs_.start_failed(job_id, done.error());
+}
+
 Awaitable<Result<std::shared_ptr<Connection>>> Agent::incoming_stand_in(
     const wire::PrepareIncoming& prepare) {
   wire::SpawnStandIn request;
   request.set_job_id(prepare.job_id());
   request.set_pid(prepare.stand_in_pid());
   request.set_migration_id(prepare.migration_id());
+  request.set_session_pid(prepare.session_pid());
   // A job that comes back at once may meet its own former stand-in, on its way out.
   auto deadline = Clock::now() + kLeavingTimeout;
   auto spawned = co_await init_.spawn_stand_in(request);
+  if (!spawned && spawned.error().code == ErrorCode::kBusy && prepare.has_deputy()) {
+    // Another process of the same session is here, with that pid taken for it.
+    request.clear_pid();
+    request.clear_session_pid();
+    spawned = co_await init_.spawn_stand_in(request);
+  }
   while (!spawned && spawned.error().code == ErrorCode::kBusy && Clock::now() < deadline) {
     co_await sleep_for(std::chrono::milliseconds(20));
     spawned = co_await init_.spawn_stand_in(request);
@@ -339,6 +365,7 @@ Awaitable<Result<wire::Message>> Agent::kill(wire::NodeKillRequest request) {
 
 TaskView Agent::task_view() const {
   auto departed = jobs_.departed();
+  departed.stand_in_pids.merge(jobs_.borrowed_pids());
   return {.proc = init_.proc(),
           .node = config_.node.name,
           .pid_first = pid_first_,

@@ -23,6 +23,7 @@ class Agent {
  private:
   static Awaitable<> begin(Agent* self);
   static Awaitable<> start_job(Agent* self, wire::JobSpec spec);
+  static Awaitable<> adopt(Agent* self, wire::AdoptProcess request);
   static Awaitable<> prepare_incoming(Agent* self, std::uint64_t request_id,
                                       wire::PrepareIncoming prepare);
   static Awaitable<> preflight(Agent* self, std::uint64_t request_id,

@@ -85,6 +85,9 @@ void AgentJobs::on_hello(const std::shared_ptr<Connection>& connection,
     if (outcome.role() == Outcome::SOURCE && outcome.state() == Outcome::SERVING)
       return depart(migration);  // it has no job any more
   }
+  // Also when its job has ended: it is there as long as what the job has left behind.
+  if (hello.job().has_deputy())
+    borrowed_[connection.get()] = {hello.stand_in_pid(), hello.job().session_pid()};
   auto found = migrations_.find(hello.migration_id());
   bool is_job = hello.has_job() && hello.job().pid() != 0;
   if (found == migrations_.end() && hello.migration_id() != 0 && !is_job) {
@@ -135,18 +138,34 @@ void AgentJobs::adopt_job(const std::shared_ptr<Connection>& connection,
 }
 
 Result<void> AgentJobs::expect(const wire::JobSpec& spec) {
+  wire::JobInfo info;
+  info.set_job_id(spec.job_id());
+  info.set_uid(spec.identity().uid());
+  info.set_command(command_text(spec));
+  return expect_job(std::move(info));
+}
+
+Result<void> AgentJobs::expect_adopted(const wire::AdoptProcess& request) {
+  wire::JobInfo info;
+  info.set_job_id(request.job_id());
+  info.set_uid(request.uid());
+  GESTALT_TRY(expect_job(std::move(info)));
+  jobs_[request.job_id()].adopted = true;
+  return {};
+}
+
+Result<void> AgentJobs::expect_job(wire::JobInfo info) {
   if (jobs_.size() >= kMaxJobs)
     return fail(ErrorCode::kBusy, std::format("{} runs {} jobs already", node_, jobs_.size()));
-  if (jobs_.contains(spec.job_id()))
-    return fail(ErrorCode::kBusy, std::format("job {} is here already", spec.job_id()));
+  auto job_id = info.job_id();
+  if (jobs_.contains(job_id))
+    return fail(ErrorCode::kBusy, std::format("job {} is here already", job_id));
   LocalJob job;
-  job.info.set_job_id(spec.job_id());
+  job.info = std::move(info);
   job.info.set_node(node_);
-  job.info.set_uid(spec.identity().uid());
-  job.info.set_command(command_text(spec));
   job.info.set_state(wire::JOB_STARTING);
   job.waiting = std::make_shared<Promise<std::shared_ptr<Connection>>>(context_.get_executor());
-  jobs_.emplace(spec.job_id(), std::move(job));
+  jobs_.emplace(job_id, std::move(job));
   return {};
 }
 
@@ -188,6 +207,9 @@ Result<void> AgentJobs::expect_incoming(const wire::PrepareIncoming& prepare) {
   migration.outcome.set_job_id(prepare.job_id());
   migration.outcome.set_role(Outcome::DESTINATION);
   migration.arriving = true;
+  migration.prepare.set_has_deputy(prepare.has_deputy());
+  migration.prepare.set_stand_in_pid(prepare.stand_in_pid());
+  migration.prepare.set_session_pid(prepare.session_pid());
   migration.waiting =
       std::make_shared<Promise<std::shared_ptr<Connection>>>(context_.get_executor());
   migrations_.emplace(prepare.migration_id(), std::move(migration));
@@ -306,8 +328,15 @@ AgentJobs::Departed AgentJobs::departed() const {
   return out;
 }
 
+std::set<std::uint32_t> AgentJobs::borrowed_pids() const {
+  std::set<std::uint32_t> out;
+  for (const auto& [stand_in, pids] : borrowed_) out.insert(pids.begin(), pids.end());
+  return out;
+}
+
 TaskScanner::Hidden AgentJobs::not_shown() const {
   auto gone = departed();
+  gone.stand_in_pids.merge(borrowed_pids());
   TaskScanner::Hidden out{.jobs = std::move(gone.jobs),
                           .pids = std::move(gone.stand_in_pids),
                           .below_pid = kMinPidSliceSize};
@@ -315,6 +344,9 @@ TaskScanner::Hidden AgentJobs::not_shown() const {
     if (!migration.arriving) continue;
     out.jobs.insert(migration.outcome.job_id());
     out.pids.insert(migration.stand_in_pid);
+    if (!migration.prepare.has_deputy()) continue;
+    out.pids.insert(migration.prepare.stand_in_pid());
+    out.pids.insert(migration.prepare.session_pid());
   }
   return out;
 }

@@ -30,6 +30,8 @@ class AgentJobs {
   [[nodiscard]] Result<void> expect(const wire::JobSpec& spec);
   [[nodiscard]] Awaitable<Result<std::shared_ptr<Connection>>> wait_for_job(std::uint64_t job_id);
   void start_failed(std::uint64_t job_id, const Error& error);
+  // A process of another job that is to become one of its own.
+  [[nodiscard]] Result<void> expect_adopted(const wire::AdoptProcess& request);
   // The same for a process that is to come here from another node.
   [[nodiscard]] Result<void> expect_incoming(const wire::PrepareIncoming& prepare);
   [[nodiscard]] Awaitable<Result<std::shared_ptr<Connection>>> wait_for_incoming(
@@ -59,6 +61,8 @@ class AgentJobs {
     std::set<std::uint32_t> stand_in_pids;
   };
   [[nodiscard]] Departed departed() const;
+  // Stand-ins that have the pid of a parent on the leader.
+  [[nodiscard]] std::set<std::uint32_t> borrowed_pids() const;
   // What the single view must not show of this node: also what is only just moving in.
   [[nodiscard]] TaskScanner::Hidden not_shown() const;
 
@@ -68,6 +72,7 @@ class AgentJobs {
     wire::JobInfo info;
     std::shared_ptr<Connection> stand_in;
     ConnectionPromise waiting;
+    bool adopted = false;  // of another job: not ours to end
   };
   struct LocalMigration {
     wire::MigrationOutcome outcome;
@@ -77,9 +82,11 @@ class AgentJobs {
     bool arriving = false;  // a destination that has not resumed
     bool departed = false;  // a source that has heard COMPLETED: the job is not here any more
     bool heard = false;     // the leader got its final outcome
+    wire::PrepareIncoming prepare;  // what is of interest later
     std::unique_ptr<Watchdog> clean_up;
   };
 
+  [[nodiscard]] Result<void> expect_job(wire::JobInfo info);
   void on_connection(std::shared_ptr<Connection> connection);
   void on_hello(const std::shared_ptr<Connection>& connection, const wire::StandInHello& hello);
   void adopt_job(const std::shared_ptr<Connection>& connection, const wire::StandInHello& hello);
@@ -110,6 +117,7 @@ class AgentJobs {
   std::unique_ptr<LocalServer> server_;
   std::map<std::uint64_t, LocalJob> jobs_;
   std::map<std::uint64_t, LocalMigration> migrations_;
+  std::map<const Connection*, std::set<std::uint32_t>> borrowed_;  // by stand-in
   std::set<std::uint64_t> cancelled_;  // the latest: a cancellation may overtake what it is of
 };
 

@@ -150,6 +150,7 @@ void AgentJobs::on_message(const std::shared_ptr<Connection>& connection, wire::
     case wire::Message::kStdioAck:
     case wire::Message::kJobStopped:
     case wire::Message::kJobContinued:
+    case wire::Message::kJobTerminal:
     case wire::Message::kMigrationAsk:
     case wire::Message::kMigrationProgress:
       hooks_.to_leader(message);
@@ -202,6 +203,8 @@ void AgentJobs::arrived(LocalMigration& migration) {
   job.info.set_node(node_);
   job.info.set_pid(migration.outcome.pid());
   job.info.set_stand_in_pid(migration.stand_in_pid);
+  if (migration.prepare.has_deputy())
+    borrowed_[migration.stand_in.get()] = {migration.stand_in_pid, migration.prepare.session_pid()};
   job.info.set_state(wire::JOB_RUNNING);
   job.stand_in = migration.stand_in;
 }
@@ -261,6 +264,7 @@ void AgentJobs::forget_job(std::uint64_t job_id) {
 }
 
 void AgentJobs::on_closed(const std::shared_ptr<Connection>& connection, const Error& reason) {
+  borrowed_.erase(connection.get());
   for (auto it = migrations_.begin(); it != migrations_.end();) {
     auto& [id, migration] = *it++;
     if (migration.stand_in != connection) continue;
@@ -334,7 +338,8 @@ void AgentJobs::discard(std::uint64_t job_id, std::string_view why) {
     message.mutable_job_exit_ack()->set_job_id(job_id);
     connection->send(message);
   }
-  (void)cgroups_.kill(job_id);
+  auto found = jobs_.find(job_id);
+  if (found == jobs_.end() || !found->second.adopted) (void)cgroups_.kill(job_id);
   forget_job(job_id);
 }
 

@@ -18,6 +18,9 @@ wire::JobInfo Job::info() const {
   out.set_wait_status(record.wait_status);
   out.set_started_unix_seconds(record.started_unix_seconds);
   out.set_network_address(record.network_address);
+  out.set_has_deputy(record.has_deputy);
+  out.set_session_pid(record.session_pid);
+  out.set_group_pid(record.group_pid);
   return out;
 }
 
@@ -46,7 +49,10 @@ Result<Job*> JobTable::create(JobRecord record, ClientId owner) {
   GESTALT_ASSIGN(record.job_id, store_.next_id(kJobCounter));
   GESTALT_TRY(store_.upsert_job(record));
   auto id = record.job_id;
-  return &(jobs_[id] = Job{.record = std::move(record), .owner = owner});
+  // A deputy attaches when there is one.
+  auto unowned_until = owner == 0 ? Deadline::max() : Deadline{};
+  return &(jobs_[id] =
+               Job{.record = std::move(record), .owner = owner, .unowned_until = unowned_until});
 }
 
 Job* JobTable::find(std::uint64_t job_id) {
@@ -57,6 +63,12 @@ Job* JobTable::find(std::uint64_t job_id) {
 Job* JobTable::owned_by(ClientId client) {
   for (auto& [id, job] : jobs_)
     if (job.owner == client && client != 0) return &job;
+  return nullptr;
+}
+
+Job* JobTable::with_deputy(std::uint32_t pid) {
+  for (auto& [id, job] : jobs_)
+    if (job.record.has_deputy && job.record.root_pid == pid && !job.ended()) return &job;
   return nullptr;
 }
 
@@ -90,7 +102,11 @@ Result<void> JobTable::lost(Job& job, Clock::time_point now) {
   return store_.upsert_job(job.record);
 }
 
-void JobTable::moved(Job& job, const std::string& node, std::uint32_t pid) {
+void JobTable::moved(Job& job, const std::string& node, std::uint32_t pid, Clock::time_point now) {
+  if (job.record.has_deputy && job.owner == 0) {  // there is one from now on
+    job.unowned_until = now + reattach_;
+    job.abandoned = false;
+  }
   job.record.node = node;
   if (pid != 0) job.record.root_pid = pid;
 }

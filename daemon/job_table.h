@@ -19,6 +19,7 @@ struct Job {
   ClientId owner = 0;        // the client connection that has its stdio
   Deadline unowned_until{};  // valid while there is no owner: abandoned after it
   bool abandoned = false;
+  bool deputy_stopped = false;  // known from the deputy's own state: its job's stop is no news
   [[nodiscard]] bool ended() const {
     return record.state == wire::JOB_EXITED || record.state == wire::JOB_LOST;
   }
@@ -41,13 +42,15 @@ class JobTable {
   // Null if unknown. Valid until the job is forgotten.
   [[nodiscard]] Job* find(std::uint64_t job_id);
   [[nodiscard]] Job* owned_by(ClientId client);
+  // The one that has its root's deputy under this pid on the leader, or is to have it.
+  [[nodiscard]] Job* with_deputy(std::uint32_t pid);
   [[nodiscard]] std::vector<Job*> running_on(const std::string& node);
 
   [[nodiscard]] Result<void> started(Job& job, std::uint32_t pid, std::uint32_t stand_in_pid);
   [[nodiscard]] Result<void> exited(Job& job, std::uint32_t wait_status, Clock::time_point now);
   [[nodiscard]] Result<void> lost(Job& job, Clock::time_point now);
   // The arbiter has recorded the move already.
-  void moved(Job& job, const std::string& node, std::uint32_t pid);
+  void moved(Job& job, const std::string& node, std::uint32_t pid, Clock::time_point now);
   // It never ran, or its end was delivered.
   void forget(std::uint64_t job_id);
 

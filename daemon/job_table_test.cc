@@ -41,12 +41,40 @@ TEST_F(Jobs, RoutesByOwnerAndNode) {
   EXPECT_EQ(jobs.owned_by(0), nullptr);
   EXPECT_EQ(jobs.running_on("a").size(), 1U);
   ASSERT_TRUE(jobs.started(**job, 100, 99));
-  jobs.moved(**job, "b", 100);
+  jobs.moved(**job, "b", 100, Clock::now());
   EXPECT_TRUE(jobs.running_on("a").empty());
   EXPECT_EQ(jobs.running_on("b").size(), 1U);
   ASSERT_TRUE(jobs.exited(**job, 256, now_));
   EXPECT_TRUE(jobs.running_on("b").empty());
   EXPECT_EQ(jobs.find(id)->info().wait_status(), 256U);
+}
+
+TEST_F(Jobs, WhatIsToHaveADeputyWaitsForItOnceItHasMoved) {
+  {
+    JobTable jobs(*store_, seconds(10));
+    auto job = jobs.create({.node = "leader", .root_pid = 100, .has_deputy = true}, 0);
+    ASSERT_TRUE(job);
+    (*job)->record.session_pid = 7;
+    (*job)->record.group_pid = 8;
+    ASSERT_TRUE(jobs.started(**job, 100, 99));
+    EXPECT_EQ(jobs.with_deputy(100), *job);
+    EXPECT_EQ(jobs.with_deputy(99), nullptr);
+    EXPECT_TRUE(jobs.tick(now_ + std::chrono::hours(1)).empty());  // it may take its time
+    jobs.moved(**job, "a", 100, now_);
+    EXPECT_TRUE(jobs.tick(now_ + seconds(9)).empty());
+    EXPECT_EQ(jobs.tick(now_ + seconds(11)).size(), 1U);
+    // Given up while its record was being read again, but it has moved after all.
+    jobs.moved(**job, "b", 100, now_ + seconds(20));
+    EXPECT_FALSE((*job)->abandoned);
+    EXPECT_TRUE(jobs.tick(now_ + seconds(29)).empty());
+  }
+  JobTable jobs(*store_, seconds(10));
+  ASSERT_TRUE(jobs.load(now_));
+  ASSERT_NE(jobs.with_deputy(100), nullptr);
+  EXPECT_EQ(jobs.with_deputy(100)->info().session_pid(), 7U);
+  EXPECT_EQ(jobs.with_deputy(100)->info().group_pid(), 8U);
+  ASSERT_TRUE(jobs.exited(*jobs.with_deputy(100), 0, now_));
+  EXPECT_EQ(jobs.with_deputy(100), nullptr);
 }
 
 TEST_F(Jobs, SurviveARestartAndWaitForTheirClient) {

@@ -17,6 +17,16 @@ Clock::duration seconds(double value) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(value));
 }
 
+// Of a pidfd; 0: it has ended.
+pid_t pid_of(int process) {
+  std::istringstream lines(read_file(std::format("/proc/self/fdinfo/{}", process)).value_or(""));
+  for (std::string key; lines >> key; lines.ignore(4096, '\n')) {
+    pid_t pid = 0;
+    if (key == "Pid:" && lines >> pid && pid > 0) return pid;
+  }
+  return 0;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Leader>> Leader::start(asio::io_context& context, const Config& config) {
@@ -88,6 +98,7 @@ Awaitable<> Leader::tick_loop(Leader* self) {
     auto now = Clock::now();
     self->act(self->membership_.tick(now));
     self->perform(self->arbiter_.tick(now));
+    self->look_at_deputies();
     for (Job* job : self->jobs_.tick(now)) {
       log::info("job abandoned: its client did not come back",
                 log::field("job", job->record.job_id));
@@ -114,15 +125,20 @@ Awaitable<Result<wire::Message>> Leader::ask(std::string node, wire::Message mes
 }
 
 ClientId Leader::add_client(std::shared_ptr<Connection> connection, Fd process) {
-  clients_[next_client_] = {std::move(connection), std::move(process)};
+  auto pid = process ? pid_of(process.get()) : 0;
+  clients_[next_client_] = {std::move(connection), std::move(process), pid};
   return next_client_++;
 }
 
 void Leader::remove_client(ClientId client) {
-  clients_.erase(client);
+  auto gone = clients_.extract(client);
   if (Job* job = jobs_.owned_by(client)) {
     if (!job->ended()) log::info("client gone", log::field("job", job->record.job_id));
     jobs_.detach(*job, Clock::now());
+    if (job->record.has_deputy && !job->ended() && gone)
+      asio::co_spawn(context_,
+                     deputy_gone(this, job->record.job_id, std::move(gone.mapped().process)),
+                     asio::detached);
   }
 }
 

@@ -1,7 +1,8 @@
 // The leader: knows all nodes and jobs, places and routes, decides on migrations. Its
 // parts are in leader_nodes.cc (agents, joining, un-merging), leader_jobs.cc (jobs and
-// their clients), leader_migration_requests.cc (what users ask about migrations) and
-// leader_migrations.cc (what the arbiter wants done).
+// their clients), leader_deputies.cc (what stays of
+// processes that leave their parents), leader_migration_requests.cc (what users ask about
+// migrations) and leader_migrations.cc (what the arbiter wants done).
 #pragma once
 
 #include "common/fd.h"
@@ -66,6 +67,7 @@ class Leader {
   struct Client {
     std::shared_ptr<Connection> connection;
     Fd process;
+    pid_t pid = 0;  // of `process`, as the leader's /proc has it; 0: not known
   };
   struct Waiting {
     std::shared_ptr<Promise<ArbiterAction>> answer;
@@ -136,6 +138,18 @@ class Leader {
   [[nodiscard]] Awaitable<Result<void>> kill_one(uid_t uid, std::uint32_t pid,
                                                  std::uint32_t signal);
 
+  // leader_deputies.cc
+  [[nodiscard]] bool would_leave_deputy(const FoundTask& found);
+  [[nodiscard]] Result<void> may_leave(const FoundTask& found, uid_t uid,
+                                       const wire::MigrateRequest& request);
+  // Makes it a job of its own, as which `found` has it then.
+  [[nodiscard]] Awaitable<Result<void>> adopt(FoundTask& found);
+  void adopted(std::uint64_t job_id, Result<void> outcome);
+  [[nodiscard]] Awaitable<Result<wire::MigrateReply>> preflight_of(FoundTask found,
+                                                                   wire::MigrateRequest request);
+  static Awaitable<> deputy_gone(Leader* self, std::uint64_t job_id, Fd process);
+  void look_at_deputies();
+
   // leader_migration_requests.cc
   [[nodiscard]] Result<Job*> migratable_job(const FoundTask& found, uid_t uid);
   [[nodiscard]] Result<MigrationArbiter::Plan> plan_migration(const FoundTask& found, uid_t uid,
@@ -172,7 +186,9 @@ class Leader {
   std::map<std::string, NodeFacts> facts_;
   std::map<ClientId, Client> clients_;
   ClientId next_client_ = 1;
-  std::map<std::uint64_t, Waiting> waiting_;  // by migration
+  std::map<std::uint64_t, Waiting> waiting_;                                  // by migration
+  std::map<std::uint64_t, std::shared_ptr<Promise<Result<void>>>> adopting_;  // by job
+  Clock::time_point deputies_looked_at_{};
   // Who waits for a migration's last pages, to move the job again.
   std::multimap<std::uint64_t, std::shared_ptr<Promise<ArbiterAction>>> settling_;
   bool stopped_ = false;

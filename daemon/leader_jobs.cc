@@ -236,6 +236,8 @@ void Leader::resync_clients(const std::string& node) {
 void Leader::from_job(const std::string& node, std::uint64_t job_id, const wire::Message& message) {
   Job* job = jobs_.find(job_id);
   if (job == nullptr || job->record.node != node) return;
+  if (message.has_job_stopped() && std::exchange(job->deputy_stopped, false)) return;
+  if (message.has_job_continued()) job->deputy_stopped = false;
   send_to_client(job->owner, message);
   if (message.has_job_continued()) wake_client(job->owner);
 }
@@ -243,13 +245,18 @@ void Leader::from_job(const std::string& node, std::uint64_t job_id, const wire:
 void Leader::on_job_started(const std::string& node, const wire::JobStarted& started) {
   Job* job = jobs_.find(started.job_id());
   if (job == nullptr || job->record.node != node || job->ended()) return;
-  log_unless(jobs_.started(*job, started.pid(), started.stand_in_pid()), "job not recorded",
-             started.job_id());
+  if (job->record.has_deputy) {
+    job->record.session_pid = started.session_pid();
+    job->record.group_pid = started.group_pid();
+  }
+  auto parent = job->record.has_deputy ? started.parent_pid() : started.stand_in_pid();
+  log_unless(jobs_.started(*job, started.pid(), parent), "job not recorded", started.job_id());
   log::info("job started", log::field("job", started.job_id()), log::field("node", node),
             log::field("pid", started.pid()));
   wire::Message message;
   *message.mutable_job_started() = started;
   send_to_client(job->owner, message);
+  adopted(started.job_id(), {});
 }
 
 void Leader::on_job_start_failed(const std::string& node, const wire::JobStartFailed& failed) {
@@ -260,6 +267,7 @@ void Leader::on_job_start_failed(const std::string& node, const wire::JobStartFa
   wire::Message message;
   *message.mutable_job_start_failed() = failed;
   send_to_client(job->owner, message);
+  adopted(failed.job_id(), std::unexpected(from_wire(failed.error())));
   jobs_.forget(failed.job_id());
 }
 
@@ -339,6 +347,9 @@ Awaitable<Result<wire::TaskListReply>> Leader::list_tasks(uid_t uid, bool prefli
     auto answer = gathering->answers.find(name);
     if (answer != gathering->answers.end()) {
       for (auto& task : *answer->second.mutable_task_list_reply()->mutable_tasks()) {
+        if (const Job* moved = jobs_.with_deputy(task.pid());
+            moved != nullptr && name == config_.cluster.leader && moved->record.node != name)
+          continue;                          // its deputy
         if (!may_manage(uid, task.uid())) {  // they name files
           task.set_inspected(false);
           task.clear_blockers();
@@ -377,6 +388,11 @@ Awaitable<std::optional<Leader::FoundTask>> Leader::find_task_on(std::vector<std
 }
 
 Awaitable<std::optional<Leader::FoundTask>> Leader::find_task(std::uint32_t pid) {
+  // On the leader there is only its deputy.
+  if (const Job* job = jobs_.with_deputy(pid); job != nullptr && job->record.root_pid != 0) {
+    auto away = co_await find_task_on({job->record.node}, pid);
+    if (away) co_return away;
+  }
   std::vector<std::string> first;
   std::vector<std::string> others;
   auto slice = slices_.index_of(pid);

@@ -54,6 +54,11 @@ Result<MigrationArbiter::Plan> Leader::plan_migration(const FoundTask& found, ui
                                                       const wire::MigrateRequest& request) {
   GESTALT_ASSIGN(Job * job, migratable_job(found, uid));
   GESTALT_TRY(check_usable(request.node()));
+  if (job->record.has_deputy && request.node() == config_.cluster.leader)
+    return fail(ErrorCode::kBlocked,
+                std::format("process {} was started by a process of {}, and cannot move back there",
+                            found.task.pid(), config_.cluster.leader),
+                "move it to another node, or let it end where it is");
   if (request.node() == job->record.node)
     return fail(ErrorCode::kInvalidArgument,
                 std::format("process {} is on {} already", found.task.pid(), request.node()));
@@ -79,6 +84,11 @@ Awaitable<Result<wire::MigrateReply>> Leader::migrate(ClientId client, uid_t uid
   if (!found)
     co_return fail(ErrorCode::kNotFound, std::format("no process {} in the cluster", request.pid()),
                    "see `gestalt ps`");
+  if (would_leave_deputy(*found)) {
+    GESTALT_CO_TRY(may_leave(*found, uid, request));
+    if (request.dry_run()) co_return co_await preflight_of(std::move(*found), std::move(request));
+    GESTALT_CO_TRY(co_await adopt(*found));
+  }
   auto plan = plan_migration(*found, uid, request);
   if (!plan) co_return std::unexpected(std::move(plan).error());
   if (request.dry_run()) co_return co_await preflight(std::move(*plan));

@@ -6,6 +6,13 @@ namespace {
 
 constexpr auto kPrepareTimeout = std::chrono::seconds(10);
 
+void set_up(const JobRecord& job, wire::PrepareIncoming& request) {
+  request.set_network_address(job.network_address);
+  request.set_has_deputy(job.has_deputy);
+  request.set_session_pid(job.session_pid);
+  request.set_group_pid(job.group_pid);
+}
+
 }  // namespace
 
 void Leader::perform(const ArbiterActions& actions) {
@@ -23,8 +30,7 @@ void Leader::perform_one(const ArbiterAction& action) {
       request.set_migration_id(action.migration_id);
       request.set_job_id(action.job_id);
       request.set_stand_in_pid(migration->stand_in_pid);
-      if (const Job* job = jobs_.find(action.job_id); job != nullptr)
-        request.set_network_address(job->record.network_address);
+      if (const Job* job = jobs_.find(action.job_id); job != nullptr) set_up(job->record, request);
       request.set_secret(migration->secret);
       *request.mutable_options() = migration->options;
       asio::co_spawn(context_, prepare(this, action.node, std::move(request)), asio::detached);
@@ -124,7 +130,7 @@ void Leader::start_outgoing(const ArbiterAction& action) {
 void Leader::job_moved(const ArbiterAction& action) {
   Job* job = jobs_.find(action.job_id);
   if (job == nullptr) return;
-  jobs_.moved(*job, action.node, action.pid);
+  jobs_.moved(*job, action.node, action.pid, Clock::now());
   placement_.note(action.node, Clock::now());
   log::info("job moved", log::field("job", action.job_id), log::field("node", action.node));
   wire::Message message;

@@ -258,6 +258,8 @@ void Leader::on_agent_message(const std::string& node, ConnectionId id, wire::Me
       return from_job(node, message.job_stopped().job_id(), message);
     case wire::Message::kJobContinued:
       return from_job(node, message.job_continued().job_id(), message);
+    case wire::Message::kJobTerminal:
+      return from_job(node, message.job_terminal().job_id(), message);
     case wire::Message::kJobStarted:
       return on_job_started(node, message.job_started());
     case wire::Message::kJobStartFailed:

@@ -53,6 +53,9 @@ constexpr std::array kMigrations{
          reason TEXT NOT NULL, started INTEGER NOT NULL);
        CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;)",
     R"(ALTER TABLE jobs ADD COLUMN network_address INTEGER NOT NULL DEFAULT 0;)",
+    R"(ALTER TABLE jobs ADD COLUMN has_deputy INTEGER NOT NULL DEFAULT 0;
+       ALTER TABLE jobs ADD COLUMN session_pid INTEGER NOT NULL DEFAULT 0;
+       ALTER TABLE jobs ADD COLUMN group_pid INTEGER NOT NULL DEFAULT 0;)",
 };
 
 NodeRecord read_node(Query& row) {
@@ -80,6 +83,9 @@ JobRecord read_job(Query& row) {
   out.wait_status = row.read_small();
   out.started_unix_seconds = row.read_number();
   out.network_address = row.read_small();
+  out.has_deputy = row.read_number() != 0;
+  out.session_pid = row.read_small();
+  out.group_pid = row.read_small();
   return out;
 }
 
@@ -255,7 +261,8 @@ Result<void> SqliteStore::upsert_node(const NodeRecord& node) {
 }
 
 Result<void> SqliteStore::upsert_job(const JobRecord& job) {
-  GESTALT_ASSIGN(auto put, query("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?)"));
+  GESTALT_ASSIGN(auto put,
+                 query("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"));
   return put.number(job.job_id)
       .text(job.node)
       .number(job.root_pid)
@@ -267,6 +274,9 @@ Result<void> SqliteStore::upsert_job(const JobRecord& job) {
       .number(job.wait_status)
       .number(job.started_unix_seconds)
       .number(job.network_address)
+      .number(job.has_deputy ? 1 : 0)
+      .number(job.session_pid)
+      .number(job.group_pid)
       .run();
 }
 

@@ -40,6 +40,9 @@ struct JobRecord {
   std::uint32_t wait_status = 0;
   std::uint64_t started_unix_seconds = 0;
   std::uint32_t network_address = 0;  // its own; 0: none
+  bool has_deputy = false;            // or will have: stand_in_pid is its parent's, then
+  std::uint32_t session_pid = 0;      // its session and process group, with a deputy
+  std::uint32_t group_pid = 0;
   bool operator==(const JobRecord&) const = default;
 };
 

@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <filesystem>
 #include <map>
 #include <set>
 #include <sstream>
@@ -19,6 +18,8 @@
 #include "common/fd.h"
 #include "common/proc.h"
 #include "migrate/criu_limits.h"
+#include "migrate/deputy_blockers.h"
+#include "migrate/descriptors.h"
 #include "migrate/socket_tables.h"
 #include "migrate/traits.h"
 
@@ -26,27 +27,6 @@ namespace gestalt {
 namespace {
 
 constexpr long kMessageQueueMagic = 0x19800202;  // mqueuefs: not among linux/magic.h
-
-struct Descriptor {
-  pid_t pid = 0;
-  std::string number;
-  std::string target;
-
-  [[nodiscard]] std::string text() const {
-    return std::format("descriptor {} ({})", number, target);
-  }
-};
-
-std::vector<Descriptor> descriptors_of(const std::string& proc, pid_t pid) {
-  std::vector<Descriptor> out;
-  std::error_code error;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(std::format("{}/{}/fd", proc, pid), error)) {
-    auto target = std::filesystem::read_symlink(entry.path(), error);
-    if (!error) out.push_back({pid, entry.path().filename(), target});
-  }
-  return out;
-}
 
 bool is_deleted(std::string_view path) { return path.ends_with(" (deleted)"); }
 
@@ -80,8 +60,11 @@ bool movable_anonymous(std::string_view target) {
 
 class Inspection {
  public:
-  Inspection(const std::string& proc, const ProcessTree& tree, const UnitNetwork* network)
-      : proc_(proc), tree_(tree), own_network_(inode_of(network)) {}
+  Inspection(const std::string& proc, const ProcessTree& tree, const UnitTies& ties)
+      : proc_(proc),
+        tree_(tree),
+        own_network_(ties.network != nullptr ? inode_of(ties.network->descriptor()) : 0),
+        own_mounts_(inode_of(ties.mounts)) {}
 
   std::vector<Blocker> run() {
     std::vector<Descriptor> all;
@@ -216,7 +199,7 @@ class Inspection {
       bool differ = ::stat(std::format("{}/{}/ns/{}", proc_, pid, kind).c_str(), &theirs) == 0 &&
                     ::stat(std::format("/proc/self/ns/{}", kind).c_str(), &ours) == 0 &&
                     theirs.st_ino != ours.st_ino;
-      if (differ && theirs.st_ino != own_network_)
+      if (differ && theirs.st_ino != own_network_ && theirs.st_ino != own_mounts_)
         add(pid, std::format("it has its own {}", meaning), "start it with `gestalt run`");
     }
   }
@@ -261,14 +244,15 @@ class Inspection {
     }
   }
 
-  static ino_t inode_of(const UnitNetwork* network) {
+  static ino_t inode_of(int descriptor) {
     struct stat info{};
-    return network != nullptr && ::fstat(network->descriptor(), &info) == 0 ? info.st_ino : 0;
+    return descriptor >= 0 && ::fstat(descriptor, &info) == 0 ? info.st_ino : 0;
   }
 
   const std::string& proc_;
   const ProcessTree& tree_;
   ino_t own_network_ = 0;
+  ino_t own_mounts_ = 0;
   std::unordered_set<std::uint64_t> sockets_;  // of the unit
   SocketTables tables_;
   std::set<std::pair<pid_t, std::string>> said_;
@@ -278,16 +262,19 @@ class Inspection {
 }  // namespace
 
 std::vector<Blocker> find_blockers(const std::string& proc, const ProcessTree& tree,
-                                   const UnitNetwork* network) {
-  return Inspection(proc, tree, network).run();
+                                   const UnitTies& ties) {
+  auto blockers = own_deputies(proc, tree);
+  std::ranges::copy(Inspection(proc, tree, ties).run(), std::back_inserter(blockers));
+  if (ties.deputy) std::ranges::copy(deputy_blockers(proc, tree), std::back_inserter(blockers));
+  return blockers;
 }
 
 Result<std::vector<Blocker>> find_blockers(const std::string& proc, const ProcessTree& tree,
-                                           const Cgroup& group, const UnitNetwork* network) {
+                                           const Cgroup& group, const UnitTies& ties) {
   GESTALT_ASSIGN(auto grouped, group.processes());
   std::vector<Blocker> blockers;
   for (pid_t pid : find_strays(proc, tree, grouped)) blockers.push_back(stray_blocker(pid));
-  std::ranges::copy(find_blockers(proc, tree, network), std::back_inserter(blockers));
+  std::ranges::copy(find_blockers(proc, tree, ties), std::back_inserter(blockers));
   return blockers;
 }
 

@@ -21,15 +21,22 @@ struct Blocker {
   std::string remedy;
 };
 
+// What a unit has to do with the node where it is.
+struct UnitTies {
+  const UnitNetwork* network = nullptr;  // its own, in which internet sockets move along
+  int mounts = -1;                       // a session's mount namespace: what moves leaves it
+  bool deputy = false;                   // the root's parent stays, and a deputy for it
+};
+
 // Members of the control group that do not descend from the root are blockers too. Linear in
 // descriptors, mappings and the node's sockets.
 [[nodiscard]] Result<std::vector<Blocker>> find_blockers(const std::string& proc,
                                                          const ProcessTree& tree,
                                                          const Cgroup& group,
-                                                         const UnitNetwork* network = nullptr);
-// Without what concerns the group. `network`: the unit's own, in which internet sockets move along.
+                                                         const UnitTies& ties = {});
+// Without what concerns the group.
 [[nodiscard]] std::vector<Blocker> find_blockers(const std::string& proc, const ProcessTree& tree,
-                                                 const UnitNetwork* network = nullptr);
+                                                 const UnitTies& ties = {});
 
 // What speaks against that destination. `any_cpu`: not its CPUs.
 [[nodiscard]] std::vector<Blocker> destination_blockers(

@@ -73,7 +73,7 @@ class Victim {
     auto tree = read_tree("/proc", pid_);
     EXPECT_TRUE(tree);
     std::vector<std::string> found;
-    for (const auto& blocker : find_blockers("/proc", *tree, network)) {
+    for (const auto& blocker : find_blockers("/proc", *tree, {.network = network})) {
       EXPECT_FALSE(blocker.remedy.empty()) << blocker.what;
       bool standard = blocker.what.starts_with("descriptor 0 ") ||
                       blocker.what.starts_with("descriptor 1 ") ||
@@ -115,6 +115,43 @@ TEST(Blockers, WhatMovesIsNone) {
   });
   ASSERT_TRUE(victim.able());
   EXPECT_THAT(victim.blockers(), IsEmpty());
+}
+
+// Of a process that would leave a deputy.
+std::vector<Blocker> with_deputy(pid_t pid) {
+  auto tree = read_tree("/proc", pid);
+  EXPECT_TRUE(tree);
+  return find_blockers("/proc", *tree, {.deputy = true});
+}
+
+TEST(Blockers, OnlyStandardStreamsAreRelayed) {
+  int shared[2];
+  ASSERT_EQ(::pipe2(shared, O_CLOEXEC), 0);
+  Victim victim([&shared] {
+    int own[2];
+    return ::dup2(shared[0], 0) == 0 && ::dup2(shared[1], 9) == 9 && ::pipe(own) == 0;
+  });
+  ASSERT_TRUE(victim.able());
+  std::vector<std::string> found;
+  for (const auto& blocker : with_deputy(victim.pid()))
+    if (blocker.what.starts_with("descriptor 0 ") || blocker.what.starts_with("descriptor 9 "))
+      found.push_back(blocker.what);
+  // The very same pipe as standard input is relayed by any number; nothing is said of its own.
+  EXPECT_THAT(found, IsEmpty());
+  for (int end : shared) ::close(end);
+}
+
+TEST(Blockers, OtherPipesToThoseWhoStay) {
+  int shared[2];
+  ASSERT_EQ(::pipe2(shared, O_CLOEXEC), 0);
+  Victim victim([&shared] { return ::dup2(shared[1], 9) == 9 && ::close(shared[1]) == 0; });
+  ASSERT_TRUE(victim.able());
+  std::vector<std::string> found;
+  for (const auto& blocker : with_deputy(victim.pid()))
+    if (blocker.what.starts_with("descriptor 9 ")) found.push_back(blocker.what);
+  EXPECT_THAT(found, ElementsAre(HasSubstr("is connected to a process that would stay here")));
+  EXPECT_THAT(victim.blockers(), IsEmpty());  // of a job's root its stand-in has the other ends
+  for (int end : shared) ::close(end);
 }
 
 class SomeNetwork : public UnitNetwork {

@@ -2,6 +2,7 @@
 
 #include <linux/capability.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/personality.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -118,11 +119,14 @@ Result<CriuClient> CriuClient::start(const CriuStart& options) {
     auto& environment = spawn_options.environment;
     environment.push_back(std::format("LD_PRELOAD={}", kStateDumpLibrary));
     environment.push_back(std::format("GESTALT_REAL_IDS={}:{}", ids.uid, ids.gid));
+    if (options.mounts >= 0) environment.emplace_back("GESTALT_SESSION=1");
     if (!options.smaps_directory.empty())
       environment.push_back("GESTALT_SMAPS=" + options.smaps_directory);
     ids = {};  // the library takes them: a program with such ids is not preloaded
   }
   auto set_up = [&ids, &options]() -> int {
+    if (options.group != 0) (void)::setpgid(0, options.group);
+    if (options.mounts >= 0 && ::setns(options.mounts, CLONE_NEWNS) != 0) return errno;
     if (options.personality != 0 && ::personality(options.personality) < 0) return errno;
     // Effectively still root, with all its capabilities.
     if (ids.gid != 0 && ::setresgid(ids.gid, 0, 0) != 0) return errno;

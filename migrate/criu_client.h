@@ -25,7 +25,9 @@ struct CriuStart {
   // For dumps without anonymous memory (migrate/state_dump.h). Of no effect where the library is
   // not installed.
   bool state_only = false;
-  std::string smaps_directory;    // of snapshot_smaps(), by the time of the dump; may be empty
+  std::string smaps_directory;  // of snapshot_smaps(), by the time of the dump; may be empty
+  pid_t group = 0;  // a process group to be in, if it is of this session; 0: the caller's
+  int mounts = -1;  // a mount namespace to be in: the target's
   std::uint32_t personality = 0;  // of CRIU, which restored processes inherit
 };
 

@@ -13,6 +13,8 @@
 
 #include "common/fault.h"
 #include "common/log.h"
+#include "migrate/files_image.h"
+#include "migrate/group_holder.h"
 #include "migrate/registered_areas.h"
 #include "migrate/tcp_probe.h"
 
@@ -193,6 +195,9 @@ criu_req MigrationDestination::restore_request(const RestorePlan& plan) const {
 Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   enter(DestinationState::kRestoring);
   GESTALT_TRY(fault_point(Fault::kDestinationRestore));
+  const char* terminal = plan.terminal >= 0 ? ::ttyname(plan.terminal) : nullptr;
+  GESTALT_TRY(adapt_files_in(images_->path(), terminal != nullptr ? plan.terminal_name : "",
+                             terminal != nullptr ? terminal : ""));
   GESTALT_TRY(sink_->start(images_->path()));
   if (network_ != nullptr) {
     GESTALT_TRY(network_->hold());
@@ -207,11 +212,17 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   CriuStart start;
   start.cgroup_fd = group_.directory_fd();
   start.personality = common_personality(traits_);
+  start.group = plan.group;
   if (plan.terminal >= 0) start.descriptors.emplace_back(plan.terminal, 0);
   int number = kFirstInheritedDescriptor;
   for (const auto& [key, fd] : plan.inherited) start.descriptors.emplace_back(fd, number++);
   if (plan.network != nullptr) start.descriptors.emplace_back(plan.network->descriptor(), number);
+  // CRIU gives the root its own group, if the group's leader is not among the restored.
+  std::optional<GroupHolder> group;
+  if (plan.group != 0 && plan.group != root_ && plan.group != ::getpgrp())
+    if (auto held = GroupHolder::make(plan.group)) group.emplace(std::move(*held));
   GESTALT_ASSIGN(auto criu, CriuClient::start(start));
+  group.reset();
 
   // Pages may arrive while CRIU restores. If either fails, the other must not wait.
   std::future<Result<void>> fetched;

@@ -30,7 +30,9 @@ struct RestorePlan {
   // {CRIU's key, for instance "pipe:[123]" as it was at the source; our descriptor}
   std::vector<std::pair<std::string, int>> inherited;
   int terminal = -1;               // becomes CRIU's stdin: the unit's terminal
+  std::string terminal_name;       // at the source: "/dev/pts/3"
   pid_t root = 0;                  // the pid that the restored root must have
+  pid_t group = 0;                 // its process group, if it is not that of the host; 0: is
   UnitNetwork* network = nullptr;  // not connected; of a unit that had one to itself
 };
 

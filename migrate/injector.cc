@@ -26,6 +26,7 @@ namespace {
 constexpr auto kStopTimeout = milliseconds(300);
 constexpr auto kCallTimeout = milliseconds(300);
 constexpr auto kRecoverTimeout = std::chrono::seconds(5);
+constexpr auto kExecuteTimeout = std::chrono::seconds(10);
 constexpr std::size_t kStackBytes = 512U << 10;
 constexpr std::uint64_t kCode64 = 0x33;  // the code segment of 64-bit programs
 // From the kernel's include/linux/errno.h; a stopped thread shows them.
@@ -230,6 +231,13 @@ Result<Injector> Injector::attach(pid_t pid) {
   return std::unexpected(std::move(why));
 }
 
+Result<Injector> Injector::attach_main(pid_t pid) {
+  GESTALT_ASSIGN(auto instruction, find_syscall(pid));
+  GESTALT_ASSIGN(auto injector, attach_thread(pid, pid));
+  injector.instruction_ = instruction;
+  return injector;
+}
+
 Result<Injector> Injector::attach_thread(pid_t pid, pid_t thread) {
   GESTALT_ASSIGN(auto status, read_thread_status(pid, thread));
   Injector injector(pid, thread);
@@ -246,7 +254,7 @@ Result<Injector> Injector::attach_thread(pid_t pid, pid_t thread) {
 }
 
 // kTimeout: no stop yet. The wait status otherwise.
-Result<int> Injector::wait_stop(Deadline deadline) {
+Result<int> Injector::wait_stop(Deadline deadline, const std::function<void()>& meanwhile) {
   sigset_t child;
   sigemptyset(&child);
   sigaddset(&child, SIGCHLD);
@@ -259,6 +267,7 @@ Result<int> Injector::wait_stop(Deadline deadline) {
       return fail(ErrorCode::kGone, std::format("process {} has ended", pid_));
     }
     if (Clock::now() >= deadline) return fail(ErrorCode::kTimeout, "no stop");
+    if (meanwhile) meanwhile();
     // It comes with each stop, unless this process ignores it.
     timespec moment{0, 500'000};
     (void)::sigtimedwait(&child, nullptr, &moment);
@@ -325,10 +334,11 @@ Result<void> Injector::keep_signal(int signal) {
   return {};
 }
 
-Result<void> Injector::run_to_syscall_stop(Deadline deadline) {
+Result<void> Injector::run_to_syscall_stop(Deadline deadline,
+                                           const std::function<void()>& meanwhile) {
   while (true) {
     GESTALT_TRY(trace(PTRACE_SYSCALL, 0, nullptr));
-    GESTALT_ASSIGN(int status, wait_stop(deadline));
+    GESTALT_ASSIGN(int status, wait_stop(deadline, meanwhile));
     if (WSTOPSIG(status) == (SIGTRAP | 0x80)) return {};
     // A job-control stop of the whole process begins or ends: it applies when we have left.
     if (status >> 16 == PTRACE_EVENT_STOP) continue;
@@ -336,7 +346,7 @@ Result<void> Injector::run_to_syscall_stop(Deadline deadline) {
   }
 }
 
-Result<std::int64_t> Injector::call(long number, const Arguments& arguments) {
+Result<void> Injector::enter_call(long number, const Arguments& arguments) {
   if (!attached_) return fail(ErrorCode::kInternal, "a system call in a process that is let go of");
   user_regs_struct registers = saved_;
   registers.orig_rax = ~0ULL;  // or the kernel would restart the interrupted one
@@ -348,7 +358,11 @@ Result<std::int64_t> Injector::call(long number, const Arguments& arguments) {
   registers.r10 = arguments[3];
   registers.r8 = arguments[4];
   registers.r9 = arguments[5];
-  GESTALT_TRY(trace(PTRACE_SETREGS, 0, &registers));
+  return trace(PTRACE_SETREGS, 0, &registers);
+}
+
+Result<std::int64_t> Injector::call(long number, const Arguments& arguments) {
+  GESTALT_TRY(enter_call(number, arguments));
   Deadline deadline = deadline_in(kCallTimeout);
   auto ran = run_to_syscall_stop(deadline);
   if (ran) ran = run_to_syscall_stop(deadline);  // entry, then exit
@@ -361,8 +375,36 @@ Result<std::int64_t> Injector::call(long number, const Arguments& arguments) {
                 "thaw it, or try again later");
   }
   if (!ran) return std::unexpected(std::move(ran).error());
+  user_regs_struct registers{};
   GESTALT_TRY(trace(PTRACE_GETREGS, 0, &registers));
   return static_cast<std::int64_t>(registers.rax);
+}
+
+Result<Injector> Injector::clone_with_memory() {
+  GESTALT_ASSIGN(auto made, call(SYS_clone, {CLONE_VM | CLONE_PTRACE | SIGCHLD}));
+  if (made < 0) return fail_errno(static_cast<int>(-made), std::format("clone process {}", pid_));
+  auto pid = static_cast<pid_t>(made);
+  Injector child(pid, pid);
+  child.instruction_ = instruction_;
+  GESTALT_ASSIGN([[maybe_unused]] int status, child.wait_stop(deadline_in(kStopTimeout)));
+  child.attached_ = true;
+  GESTALT_TRY(child.take_state());
+  return child;
+}
+
+Result<void> Injector::execute(std::uint64_t path, std::uint64_t arguments,
+                               std::uint64_t environment, const std::function<void()>& meanwhile) {
+  GESTALT_TRY(enter_call(SYS_execve, {path, arguments, environment}));
+  Deadline deadline = deadline_in(kExecuteTimeout);
+  GESTALT_TRY(run_to_syscall_stop(deadline));
+  GESTALT_TRY(run_to_syscall_stop(deadline, meanwhile));
+  user_regs_struct registers{};
+  GESTALT_TRY(trace(PTRACE_GETREGS, 0, &registers));
+  auto result = static_cast<std::int64_t>(registers.rax);
+  if (result < 0)
+    return fail_errno(static_cast<int>(-result), std::format("execute in process {}", pid_));
+  has_state_ = false;  // registers and memory are the new program's
+  return {};
 }
 
 void Injector::detach() {

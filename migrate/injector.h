@@ -31,6 +31,8 @@ class Injector {
   // somebody else, or is a 32-bit program. kBusy: none of its threads stops in time, which
   // is so while it waits for a disk or a vfork.
   [[nodiscard]] static Result<Injector> attach(pid_t pid);
+  // The same, but its main thread, which may be frozen.
+  [[nodiscard]] static Result<Injector> attach_main(pid_t pid);
   Injector(Injector&& other) noexcept;
   Injector& operator=(Injector&&) = delete;
   ~Injector() { detach(); }
@@ -39,6 +41,16 @@ class Injector {
   // frozen); then the process is let go of.
   using Arguments = std::array<std::uint64_t, 6>;
   [[nodiscard]] Result<std::int64_t> call(long number, const Arguments& arguments);
+  // A child of the process that shares its memory, has copies of its descriptors, and runs only
+  // what is injected, until it is let go of.
+  [[nodiscard]] Result<Injector> clone_with_memory();
+  [[nodiscard]] pid_t pid() const { return pid_; }
+  // execve(2) on the main thread, whose signal mask stays what it is now: nearly full. All other
+  // threads have to be traced by this task, too; `meanwhile` has to reap them. On success the
+  // new program begins when it is let go of.
+  [[nodiscard]] Result<void> execute(std::uint64_t path, std::uint64_t arguments,
+                                     std::uint64_t environment,
+                                     const std::function<void()>& meanwhile);
   void detach();
 
  private:
@@ -47,8 +59,11 @@ class Injector {
   [[nodiscard]] Result<void> stop();
   [[nodiscard]] Result<void> take_state();
   [[nodiscard]] Result<void> make_resumable();
-  [[nodiscard]] Result<int> wait_stop(Deadline deadline);
-  [[nodiscard]] Result<void> run_to_syscall_stop(Deadline deadline);
+  [[nodiscard]] Result<void> enter_call(long number, const Arguments& arguments);
+  [[nodiscard]] Result<int> wait_stop(Deadline deadline,
+                                      const std::function<void()>& meanwhile = nullptr);
+  [[nodiscard]] Result<void> run_to_syscall_stop(Deadline deadline,
+                                                 const std::function<void()>& meanwhile = nullptr);
   [[nodiscard]] Result<void> keep_signal(int signal);
   [[nodiscard]] Result<void> trace(__ptrace_request request, std::uint64_t address, void* data);
 

@@ -76,8 +76,11 @@ Result<void> ChunkWriter::read(const PageRun& run) {
   absent_.assign(run.count, false);
   for (std::size_t page = 0; page < run.count;) {
     auto into = std::span(pages_).subspan(page * kPageBytes, (run.count - page) * kPageBytes);
-    GESTALT_ASSIGN(std::size_t bytes, kernel_.read_memory(static_cast<pid_t>(run.pid),
-                                                          run.address + page * kPageBytes, into));
+    auto pid = static_cast<pid_t>(run.pid);
+    auto address = run.address + page * kPageBytes;
+    GESTALT_ASSIGN(std::size_t bytes, keepers_ != nullptr
+                                          ? keepers_->read(kernel_, pid, address, into)
+                                          : kernel_.read_memory(pid, address, into));
     page += bytes / kPageBytes;
     if (page < run.count) absent_[page++] = true;
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "migrate/kernel.h"
+#include "migrate/memory_keepers.h"
 #include "migrate/page_wire.h"
 
 namespace gestalt {
@@ -37,7 +38,9 @@ struct PageCounts {
 // Reads memory and sends it. One for each connection; not thread-safe.
 class ChunkWriter {
  public:
-  ChunkWriter(Kernel& kernel, ChunkOptions options) : kernel_(kernel), options_(options) {}
+  // `keepers`: who has the memory of processes that have lost it; or null.
+  ChunkWriter(Kernel& kernel, ChunkOptions options, const MemoryKeepers* keepers = nullptr)
+      : kernel_(kernel), options_(options), keepers_(keepers) {}
   // Pages that a running process has unmapped meanwhile are sent as absent. kGone: the
   // process has ended; nothing was sent.
   [[nodiscard]] Result<PageCounts> send(PageConnection& connection, const PageRun& run,
@@ -57,6 +60,7 @@ class ChunkWriter {
   };
   Kernel& kernel_;
   ChunkOptions options_;
+  const MemoryKeepers* keepers_;
   std::vector<std::byte> pages_;
   std::vector<bool> absent_;
   std::vector<Run> runs_;

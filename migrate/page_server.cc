@@ -77,7 +77,7 @@ void PageServer::work(std::uint64_t number, Link& link) {
 }
 
 Result<void> PageServer::answer_requests(std::uint64_t number, PageConnection& connection) {
-  ChunkWriter writer(kernel_, options_);
+  ChunkWriter writer(kernel_, options_, &keepers_);
   std::vector<std::byte> payload;
   while (true) {
     GESTALT_ASSIGN([[maybe_unused]] auto header,

@@ -36,6 +36,8 @@ class PageServer {
 
   // Serves exactly these pages. A link that is lost is left lost, until keep_alive().
   void serve(std::map<std::uint32_t, PageSet> pages);
+  // The process is about to lose its memory, which another one keeps.
+  void keep_memory(pid_t pid, pid_t keeper) { keepers_.add(pid, keeper); }
   // From now on lost links are connected again, as long as it takes.
   void keep_alive();
   // Ends all threads and connections. cancel() may be called from any thread, stop() not.
@@ -65,6 +67,7 @@ class PageServer {
   RateLimiter limiter_;
   Connect connect_;
   std::map<std::uint32_t, PageSet> pages_;
+  MemoryKeepers keepers_;
   std::mutex mutex_;  // guards the connections' pointers and stopping_
   std::condition_variable changed_;
   std::map<std::uint64_t, Link> links_;

@@ -9,12 +9,17 @@
 
 namespace gestalt {
 
-Result<wire::PreflightReport> preflight_report(pid_t root, const Cgroup& group,
-                                               const UnitNetwork* network,
+Result<wire::PreflightReport> preflight_report(pid_t root, const Cgroup* group,
+                                               const UnitTies& ties,
                                                const wire::MigrationDestination& destination,
                                                bool any_cpu) {
   GESTALT_ASSIGN(auto tree, read_tree("/proc", root));
-  GESTALT_ASSIGN(auto blockers, find_blockers("/proc", tree, group, network));
+  std::vector<Blocker> blockers;
+  if (group != nullptr) {
+    GESTALT_ASSIGN(blockers, find_blockers("/proc", tree, *group, ties));
+  } else {
+    blockers = find_blockers("/proc", tree, ties);
+  }
   std::ranges::copy(destination_blockers("/proc", tree, destination, any_cpu),
                     std::back_inserter(blockers));
   wire::PreflightReport report;

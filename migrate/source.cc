@@ -118,7 +118,9 @@ Result<void> MigrationSource::preflight() {
   enter(SourceState::kPreflight);
   GESTALT_TRY(fault_point(Fault::kSourcePreflight));
   GESTALT_ASSIGN(tree_, read_tree("/proc", unit_.root));
-  GESTALT_ASSIGN(auto blockers, find_blockers("/proc", tree_, *unit_.group, unit_.network));
+  UnitTies ties{
+      .network = unit_.network, .mounts = unit_.mounts, .deputy = unit_.deputy_group >= 0};
+  GESTALT_ASSIGN(auto blockers, find_blockers("/proc", tree_, *unit_.group, ties));
   std::ranges::copy(
       destination_blockers("/proc", tree_, unit_.destination, parameters_.options.any_cpu()),
       std::back_inserter(blockers));
@@ -151,6 +153,7 @@ Result<void> MigrationSource::prepare_dump() {
   GESTALT_ASSIGN(image_fd_, open_file(images_->path(), O_RDONLY | O_DIRECTORY));
   CriuStart start;
   start.target = unit_.root;
+  start.mounts = unit_.mounts;
   state_dump_ = known_state_dump();
   stats_.set_state_dump(std::string(name_of(state_dump_)));
   if (state_dump_ == StateDump::kStateOnly) {
@@ -420,6 +423,14 @@ Result<void> MigrationSource::check_memory_advice() {
               "try again");
 }
 
+void MigrationSource::tell_memory_advice() {
+  bool checked = strategy_.fetch_before_resume && !strategy_.rounds;
+  if (auto same = checked ? Result<void>() : check_memory_advice(); !same)
+    log::warning("an madvise(2) of the moment of the freeze is lost",
+                 log::field("migration", parameters_.migration_id),
+                 log::field("error", same.error().text()));
+}
+
 Result<void> MigrationSource::ask_leader() {
   enter(SourceState::kAsking);
   GESTALT_TRY(fault_point(Fault::kSourceAsk));
@@ -463,12 +474,7 @@ Result<wire::MigrationStats> MigrationSource::finish_granted() {
   stats_.set_commit_seconds(seconds_between(granted_at, resumed_at));
   // Nobody waits for what this thread does from now on.
   (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNiceAfterResume);
-  if (missing_bytes_ > 0 && strategy_.pages_stay_behind()) serve_pages();
-  bool checked = strategy_.fetch_before_resume && !strategy_.rounds;
-  if (auto same = checked ? Result<void>() : check_memory_advice(); !same)
-    log::warning("an madvise(2) of the moment of the freeze is lost",
-                 log::field("migration", parameters_.migration_id),
-                 log::field("error", same.error().text()));
+  end_copy(missing_bytes_ > 0 && strategy_.pages_stay_behind());
   enter(SourceState::kDestroying);
   (void)fault_point(Fault::kSourceDestroy);
   server_->stop();
@@ -480,6 +486,38 @@ Result<wire::MigrationStats> MigrationSource::finish_granted() {
   state_.change(SourceState::kDestroying, SourceState::kCompleted);
   fill_stats();
   return stats_;
+}
+
+// All but what is left to be killed.
+void MigrationSource::end_copy(bool pages_stay) {
+  bool leaves_deputy = unit_.deputy_group >= 0;
+  if (leaves_deputy) {
+    tell_memory_advice();  // while the root still has its memory
+    leave_deputy(pages_stay);
+  }
+  if (pages_stay) serve_pages();
+  if (!leaves_deputy) tell_memory_advice();
+}
+
+// Should it fail, its parent hears of the end of what is killed here, and the leader that nobody
+// stands for the process.
+void MigrationSource::leave_deputy(bool pages_stay) {
+  auto began = Clock::now();
+  DeputyPlan plan{.program = host_.deputy(),
+                  .group = unit_.deputy_group,
+                  .frozen_group = unit_.group->directory_fd()};
+  if (pages_stay)
+    plan.on_keeper = [this](pid_t keeper) { server_->keep_memory(unit_.root, keeper); };
+  auto done = fault_point(Fault::kSourceDeputy);
+  if (done) done = deputize(unit_.root, plan);
+  if (!done) {
+    log::error("no deputy", log::field("migration", parameters_.migration_id),
+               log::field("pid", unit_.root), log::field("error", done.error().text()));
+    return;
+  }
+  log::info("deputy", log::field("migration", parameters_.migration_id),
+            log::field("pid", unit_.root),
+            log::field("milliseconds", seconds_between(began, Clock::now()) * 1e3));
 }
 
 void MigrationSource::fill_stats() {

@@ -11,6 +11,7 @@
 
 #include "common/cgroup.h"
 #include "migrate/criu_client.h"
+#include "migrate/deputize.h"
 #include "migrate/image_transfer.h"
 #include "migrate/migration.h"
 #include "migrate/page_server.h"
@@ -45,6 +46,8 @@ class SourceHost {
   // The unit runs at the destination for good, which still needs pages from here. The
   // processes here stay frozen until run() returns, and are nobody's any more.
   virtual void serving(const wire::MigrationStats& so_far) = 0;
+  // With SourceUnit::deputy_group: what is to stay of the root, now that the unit has moved.
+  [[nodiscard]] virtual DeputyProgram deputy() = 0;
 };
 
 struct SourceUnit {
@@ -54,14 +57,18 @@ struct SourceUnit {
   std::uint16_t port = 0;
   wire::MigrationDestination destination;  // may be empty
   UnitNetwork* network = nullptr;          // that it has to itself
+  int mounts = -1;                         // the mount namespace that it leaves
+  // The root's parent is another than the host: a deputy stays, in this cgroup2 directory. -1:
+  // nothing stays.
+  int deputy_group = -1;
 };
 
 class MigrationSource {
  public:
   MigrationSource(MigrationParameters parameters, SourceUnit unit, SourceHost& host);
 
-  // Moves the unit. On success the unit's processes here have been killed (the host
-  // reaps them). On an error they run here as before.
+  // Moves the unit. On success the unit's processes here have been killed (their parents
+  // reap them), but for the root of one that leaves a deputy. On an error they run here as before.
   [[nodiscard]] Result<wire::MigrationStats> run();
   // After run() failed: the destination need not wait. To be called once the leader
   // knows, so that it hears of the cause before it hears of the consequence.
@@ -94,8 +101,11 @@ class MigrationSource {
   [[nodiscard]] Result<void> send_handover();
   [[nodiscard]] Result<void> await_ready();
   [[nodiscard]] Result<void> check_memory_advice();
+  void tell_memory_advice();
   [[nodiscard]] Result<void> ask_leader();
   [[nodiscard]] Result<wire::MigrationStats> finish_granted();
+  void end_copy(bool pages_stay);
+  void leave_deputy(bool pages_stay);
   void serve_pages();
   void report_served(SourceState state);
   [[nodiscard]] Result<void> await_done();

@@ -132,6 +132,12 @@ Result<pid_t> ClusterInit::spawn_stand_in(const wire::SpawnStandIn& request) {
   options.descriptors = {{STDERR_FILENO, STDERR_FILENO}};
   options.pid = pid;
   options.new_session = true;
+  auto session = static_cast<pid_t>(request.session_pid());
+  if (session != 0 && session != pid) {
+    options.argv.emplace_back("--session-of");
+    options.argv.push_back(std::to_string(pid));
+    options.pid = session;
+  }
   return spawn(options);
 }
 

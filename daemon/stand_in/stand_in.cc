@@ -1,5 +1,6 @@
 #include "daemon/stand_in/stand_in.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -39,13 +40,14 @@ bool has_children() {
 
 }  // namespace
 
-StandIn::StandIn(std::uint64_t job_id, std::uint64_t migration_id)
+StandIn::StandIn(std::uint64_t job_id, std::uint64_t migration_id, Fd terminal)
     : caller_(loop_),
       agent_(
           loop_, [this](wire::Message message) { on_message(std::move(message)); },
           [this] { return make_hello(); }),
       job_id_(job_id),
-      incoming_id_(migration_id) {
+      incoming_id_(migration_id),
+      held_terminal_(std::move(terminal)) {
   job_.set_job_id(job_id);
   job_.set_stand_in_pid(static_cast<std::uint32_t>(::getpid()));
 }
@@ -68,6 +70,13 @@ Result<void> StandIn::start() {
   group_ = std::move(group);
   stdio_ = std::make_unique<StdioRelay>(
       loop_, job_id_, [this](const wire::Message& message) { agent_.send(message); });
+  if (held_terminal_) {
+    if (::fcntl(held_terminal_.get(), F_SETFD, FD_CLOEXEC) != 0)
+      return fail_errno(errno, "take the session's terminal");
+    stdio_->set_terminal(std::move(held_terminal_));
+    // As a parent's in the session would be, to be that of those it starts.
+    if (::setpgid(0, 0) != 0) return fail_errno(errno, "make a process group");
+  }
   agent_.connect();
   return {};
 }
@@ -90,6 +99,7 @@ wire::Message StandIn::make_hello() {
   hello.set_stand_in_pid(static_cast<std::uint32_t>(::getpid()));
   hello.set_migration_id(root_ == 0 ? incoming_id_ : 0);
   *hello.mutable_job() = job_info();
+  if (adopted_) hello.mutable_job()->clear_has_deputy();  // the parent and all that are here
   hello.set_exited(exit_ready_ && !exit_acknowledged_);
   if (migration_) *hello.add_migrations() = pending_outcome();
   if (migration_ && migration_->asked)
@@ -109,6 +119,8 @@ void StandIn::on_message(wire::Message message) {
   switch (message.body_case()) {
     case wire::Message::kStartJob:
       return start_job(message.start_job().spec());
+    case wire::Message::kAdoptProcess:
+      return adopt_process(message.adopt_process());
     case wire::Message::kStdioData:
       return stdio_->on_data(message.stdio_data());
     case wire::Message::kStdioAck:
@@ -213,7 +225,14 @@ void StandIn::signal_now(const wire::LateSignal& signal) {
   pid_t pid = signal.pid() != 0 ? static_cast<pid_t>(signal.pid()) : root_;
   // The root's pid is only ours to signal until its status has been collected.
   if (pid <= 0 || (pid == root_ && root_status_)) return;
-  (void)::kill(signal.to_group() ? -pid : pid, number);
+  if (!signal.to_group() || pid != root_ || ::getpgid(root_) == root_) {
+    (void)::kill(signal.to_group() ? -pid : pid, number);
+    return;
+  }
+  // A group whose leader stayed at home. This process may be in it, too.
+  pid_t group = ::getpgid(root_);
+  for (pid_t member : group_->processes().value_or(std::vector<pid_t>()))
+    if (::getpgid(member) == group) (void)::kill(member, number);
 }
 
 void StandIn::deliver_held_signals() {
@@ -274,9 +293,18 @@ void StandIn::on_child_events() {
   leave_when_empty();
 }
 
+void StandIn::report_terminal() {
+  if (stdio_->terminal() == nullptr) return;
+  wire::Message message;
+  message.mutable_job_terminal()->set_job_id(job_id_);
+  message.mutable_job_terminal()->set_termios(stdio_->terminal()->settings());
+  agent_.send(message);
+}
+
 void StandIn::on_root_status(int status) {
   wire::Message message;
   if (WIFSTOPPED(status)) {
+    report_terminal();
     message.mutable_job_stopped()->set_job_id(job_id_);
     message.mutable_job_stopped()->set_signal(static_cast<std::uint32_t>(WSTOPSIG(status)));
     agent_.send(message);
@@ -285,6 +313,7 @@ void StandIn::on_root_status(int status) {
     agent_.send(message);
   } else {
     root_status_ = status;
+    report_terminal();
     // While it moves, only the engine knows whether this was the end of the job.
     if (!migration_) root_ended();
   }
@@ -310,6 +339,10 @@ void StandIn::send_exit() {
 }
 
 void StandIn::abandon() {
+  if (adopted_) {  // it is not ours to end; if it is moving, what comes of that decides
+    if (!migration_) give_back({ErrorCode::kUnavailable, "nobody wants it to move any more", {}});
+    return;
+  }
   if (abandoned_) return;
   abandoned_ = true;
   log::info("client gone: ending the job", log::field("job", job_id_));

@@ -15,6 +15,7 @@
 #include "common/event_loop.h"
 #include "common/proto/control.pb.h"
 #include "common/proto/handover.pb.h"
+#include "daemon/stand_in/adopted_process.h"
 #include "daemon/stand_in/agent_link.h"
 #include "daemon/stand_in/job_launcher.h"
 #include "daemon/stand_in/job_network.h"
@@ -28,8 +29,9 @@ namespace gestalt {
 
 class StandIn final : public SourceHost, public DestinationHost {
  public:
-  // `migration_id` 0: for a new job; else made for that incoming migration.
-  StandIn(std::uint64_t job_id, std::uint64_t migration_id);
+  // `migration_id` 0: for a new job; else made for that incoming migration. `terminal`: the master
+  // of its session's, if it is not to be that session's leader (session_holder.h).
+  StandIn(std::uint64_t job_id, std::uint64_t migration_id, Fd terminal);
   ~StandIn() override;
 
   [[nodiscard]] Result<void> start();
@@ -60,6 +62,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   [[nodiscard]] wire::JobInfo job_info() const;
   void start_job(const wire::JobSpec& spec);
   void report_start_failure(const Error& error);
+  void report_terminal();
   void deliver(const wire::LateSignal& signal);
   void signal_now(const wire::LateSignal& signal);
   void deliver_held_signals();
@@ -76,6 +79,8 @@ class StandIn final : public SourceHost, public DestinationHost {
   void reply(const wire::Message& request, wire::Message answer);
 
   // stand_in_migration.cc: moving it
+  void adopt_process(const wire::AdoptProcess& request);
+  void give_back(const Error& why);
   void start_outgoing(const wire::Message& message);
   void start_incoming(const wire::Message& message);
   void ask_again();
@@ -103,6 +108,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   Verdict await_outcome() override;
   void progress(const wire::MigrationProgress& progress) override;
   void serving(const wire::MigrationStats& so_far) override;
+  DeputyProgram deputy() override;
   void listening(std::uint16_t port) override;
   Result<RestorePlan> prepare_io(const std::string& handover) override;
   Result<Verdict> await_verdict(Deadline deadline) override;
@@ -117,13 +123,16 @@ class StandIn final : public SourceHost, public DestinationHost {
   Fd signals_;
   std::uint64_t job_id_;
   std::uint64_t incoming_id_;
+  Fd held_terminal_;
   std::optional<Cgroup> group_;
   std::unique_ptr<StdioRelay> stdio_;
-  ViewSession view_;                     // of a session
-  std::unique_ptr<JobNetwork> network_;  // if it has one to itself
+  std::unique_ptr<AdoptedProcess> adopted_;  // the root, until it has left
+  ViewSession view_;                         // of a session
+  std::unique_ptr<JobNetwork> network_;      // if it has one to itself
   wire::JobInfo job_;
   wire::Identity identity_;
   pid_t root_ = 0;
+  std::uint32_t group_pid_ = 0;  // the root's process group, of one that has a deputy
   std::optional<int> root_status_;
   std::string root_node_;
   bool exit_ready_ = false;  // root ended and its output is with the client

@@ -6,6 +6,7 @@
 #include "common/log.h"
 #include "common/paths.h"
 #include "common/pid_probe.h"
+#include "common/proc.h"
 #include "daemon/stand_in/stand_in.h"
 #include "migrate/preflight.h"
 
@@ -16,6 +17,8 @@ constexpr double kDefaultTimeoutSeconds = 60;
 // For what was killed to be gone.
 constexpr auto kDepartureTimeout = std::chrono::seconds(10);
 constexpr auto kFreeIdPoll = std::chrono::milliseconds(2);
+// For an adopted process to be asked to leave.
+constexpr auto kAdoptionTimeout = std::chrono::seconds(30);
 // For the pages of the move before to arrive.
 constexpr auto kPagingTimeout = std::chrono::seconds(60);
 
@@ -44,6 +47,53 @@ MigrationParameters StandIn::parameters_of(std::uint64_t id, const std::string& 
 
 // ------------------------------------------------------------------ source
 
+void StandIn::adopt_process(const wire::AdoptProcess& request) {
+  if (root_ != 0) return;  // asked twice
+  auto pid = static_cast<pid_t>(request.pid());
+  auto adopted = AdoptedProcess::adopt(pid, *group_);
+  if (!adopted) return report_start_failure(adopted.error());
+  adopted_ = std::move(*adopted);
+  root_ = pid;
+  identity_ = adopted_->identity();
+  job_.set_uid(identity_.uid());
+  auto command = command_line("/proc", pid);
+  for (char& c : command)
+    if (static_cast<unsigned char>(c) >= 128 || static_cast<unsigned char>(c) < 32) c = '?';
+  job_.set_command(command);
+  job_.set_has_deputy(true);
+  job_.set_session_pid(static_cast<std::uint32_t>(adopted_->session_pid()));
+  job_.set_group_pid(static_cast<std::uint32_t>(adopted_->group_pid()));
+  log::info("process adopted", log::field("job", job_id_), log::field("pid", pid),
+            log::field("parent", adopted_->parent_pid()));
+  wire::Message message;
+  auto& started = *message.mutable_job_started();
+  started.set_job_id(job_id_);
+  started.set_pid(request.pid());
+  started.set_stand_in_pid(static_cast<std::uint32_t>(::getpid()));
+  started.set_parent_pid(static_cast<std::uint32_t>(adopted_->parent_pid()));
+  started.set_session_pid(static_cast<std::uint32_t>(adopted_->session_pid()));
+  started.set_group_pid(static_cast<std::uint32_t>(adopted_->group_pid()));
+  agent_.send(message);
+  (void)loop_.after(kAdoptionTimeout, [this] {
+    if (adopted_ && !migration_)
+      give_back({ErrorCode::kTimeout, "the process was not asked to move", {}});
+  });
+}
+
+// It stays what it was: no job.
+void StandIn::give_back(const Error& why) {
+  log::info("process given back", log::field("job", job_id_), log::field("pid", root_),
+            log::field("why", why.text()));
+  adopted_->give_back();
+  adopted_.reset();
+  root_ = 0;
+  report_start_failure(why);
+}
+
+DeputyProgram StandIn::deputy() {
+  return caller_.call([this] { return adopted_->deputy(job_id_); });
+}
+
 void StandIn::start_outgoing(const wire::Message& message) {
   const auto& request = message.start_outgoing();
   wire::Message accepted;
@@ -64,6 +114,10 @@ void StandIn::start_outgoing(const wire::Message& message) {
   unit.port = static_cast<std::uint16_t>(request.port());
   unit.destination = request.facts();
   unit.network = network_.get();
+  if (adopted_) {
+    unit.mounts = adopted_->mounts();
+    unit.deputy_group = adopted_->home_group();
+  }
   migration_->source = std::make_unique<MigrationSource>(
       parameters_of(request.migration_id(), request.secret(), request.options()), std::move(unit),
       *this);
@@ -87,6 +141,7 @@ void StandIn::outgoing_finished(Result<wire::MigrationStats> outcome) {
     report_outcome(wire::MigrationOutcome::FAILED, &outcome.error(), nullptr);
     migration_->source->tell_destination(outcome.error());
     migration_.reset();
+    if (adopted_) return give_back(outcome.error());
     if (paging_done_) end_paging();
     if (root_status_) {
       root_ended();
@@ -152,10 +207,14 @@ void StandIn::before_freeze() {
 
 Result<std::string> StandIn::freeze_io() {
   return caller_.call([this]() -> Result<std::string> {
-    io_frozen_ = true;
+    io_frozen_ = !adopted_;
     wire::HandOver hand_over;
     *hand_over.mutable_job() = job_info();
     *hand_over.mutable_identity() = identity_;
+    if (adopted_) {
+      GESTALT_TRY(adopted_->describe(hand_over));
+      return hand_over.SerializeAsString();
+    }
     GESTALT_ASSIGN(auto pids, group_->processes());
     GESTALT_TRY(stdio_->freeze(pids, hand_over));
     return hand_over.SerializeAsString();
@@ -213,7 +272,16 @@ void StandIn::answer_preflight(const wire::Message& message) {
   if (root_ == 0 || root_status_)
     return reply(message, error_answer({ErrorCode::kGone, "the process has ended", {}}));
   const auto& request = message.preflight_request();
-  auto report = preflight_report(root_, *group_, network_.get(), request.facts(),
+  UnitTies ties{.network = network_.get()};
+  pid_t root = root_;
+  bool of_another = request.pid() != 0 && request.pid() != static_cast<std::uint32_t>(root_);
+  if (of_another) {
+    root = static_cast<pid_t>(request.pid());
+    ties.network = nullptr;
+    ties.mounts = view_.mounts.get();
+    ties.deputy = true;
+  }
+  auto report = preflight_report(root, of_another ? nullptr : &*group_, ties, request.facts(),
                                  request.options().any_cpu());
   if (!report) return reply(message, error_answer(report.error()));
   wire::Message answer;
@@ -243,6 +311,7 @@ void StandIn::start_incoming(const wire::Message& message) {
     network_ = std::move(*network);
   }
   incoming_request_ = message;
+  group_pid_ = request.group_pid();
   migration_.emplace();
   migration_->id = request.migration_id();
   migration_->role = wire::MigrationOutcome::DESTINATION;
@@ -280,6 +349,7 @@ Result<RestorePlan> StandIn::prepare_io(const std::string& handover) {
     GESTALT_ASSIGN(auto plan, stdio_->restore(hand_over));
     plan.root = static_cast<pid_t>(hand_over.job().pid());
     plan.network = network_.get();
+    plan.group = static_cast<pid_t>(group_pid_);
     return plan;
   });
 }
@@ -293,7 +363,7 @@ Result<Verdict> StandIn::await_verdict(Deadline deadline) {
 Result<void> StandIn::before_resume(pid_t root) {
   return caller_.call([this, root]() -> Result<void> {
     root_ = root;
-    return stdio_->before_resume();
+    return stdio_->before_resume(root);
   });
 }
 

@@ -93,6 +93,7 @@ Result<void> StdioRelay::freeze(const std::vector<pid_t>& pids, wire::HandOver& 
   if (terminal_ && terminal_->master() >= 0) {
     *hand_over.mutable_stdio()->mutable_window() = terminal_->window();
     hand_over.set_termios(terminal_->settings());
+    hand_over.set_terminal_name(terminal_->name());
     foreground_group_ = terminal_->foreground_group();
     hand_over.set_foreground_group(static_cast<std::uint32_t>(foreground_group_));
     GESTALT_ASSIGN(terminal_unread_, terminal_->take_unread());
@@ -142,10 +143,13 @@ Result<RestorePlan> StdioRelay::restore(const wire::HandOver& hand_over) {
   RestorePlan plan;
   GESTALT_TRY(make_pipes(hand_over.stdio()));
   if (!hand_over.termios().empty()) {
-    GESTALT_ASSIGN(terminal_, Terminal::create(hand_over.identity().uid()));
+    auto owner = hand_over.identity().uid();
+    GESTALT_ASSIGN(terminal_, held_terminal_ ? Terminal::adopt(std::move(held_terminal_), owner)
+                                             : Terminal::create(owner));
     terminal_->set_settings(hand_over.termios());
     terminal_->resize(hand_over.stdio().window());
     plan.terminal = terminal_->slave();
+    plan.terminal_name = hand_over.terminal_name();
     foreground_group_ = static_cast<pid_t>(hand_over.foreground_group());
     terminal_unread_ = hand_over.stdio().in() == wire::STDIO_TTY ? hand_over.input().unread() : "";
   }
@@ -155,8 +159,10 @@ Result<RestorePlan> StdioRelay::restore(const wire::HandOver& hand_over) {
   return plan;
 }
 
-Result<void> StdioRelay::before_resume() {
+Result<void> StdioRelay::before_resume(pid_t root) {
   if (!terminal_) return {};
+  // Of a session's process: whether its group is in the foreground, the home node decides.
+  if (foreground_group_ == 0) foreground_group_ = ::getpgid(root);
   terminal_->set_foreground_group(foreground_group_);
   return terminal_->put_unread(std::exchange(terminal_unread_, {}));
 }

@@ -51,10 +51,12 @@ class StdioRelay {
   [[nodiscard]] Result<void> freeze(const std::vector<pid_t>& pids, wire::HandOver& hand_over);
   // It goes on here after all.
   void thaw();
+  // The session's terminal, by its master, if it has one already: for restore().
+  void set_terminal(Fd master) { held_terminal_ = std::move(master); }
   // The other end of freeze, on another node: makes pipes and terminal anew.
   [[nodiscard]] Result<RestorePlan> restore(const wire::HandOver& hand_over);
   // CRIU is done, the job not running yet: terminal input and foreground.
-  [[nodiscard]] Result<void> before_resume();
+  [[nodiscard]] Result<void> before_resume(pid_t root);
 
   [[nodiscard]] Terminal* terminal() { return terminal_ ? &*terminal_ : nullptr; }
 
@@ -103,6 +105,7 @@ class StdioRelay {
   std::uint64_t job_id_;
   Send send_;
   wire::Stdio stdio_;
+  Fd held_terminal_;
   std::optional<Terminal> terminal_;
   std::array<Output, 2> outputs_;
   Input input_;

@@ -211,7 +211,7 @@ TEST_F(StdioRelayTest, AHandOverLosesAndDoublesNothing) {
     for (std::size_t i = 0; i < 3; ++i)
       if (key == std::format("pipe:[{}]", inode(source.ends[i].get())))
         destination.ends[i] = std::move(*duplicate(fd));
-  ASSERT_TRUE(destination.relay.before_resume());
+  ASSERT_TRUE(destination.relay.before_resume(::getpid()));
   destination.relay.start();
   destination.relay.resync();
   destination.write(1, "three");

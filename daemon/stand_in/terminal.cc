@@ -32,13 +32,30 @@ Result<Terminal> Terminal::create(uid_t owner) {
     return fail_errno(errno, "unlock a pseudo-terminal");
   Terminal terminal(std::move(master), Fd());
   GESTALT_ASSIGN(terminal.slave_, terminal.open_slave());
-  if (::fchown(terminal.slave_.get(), owner, kTtyGroup) != 0 ||
-      ::fchmod(terminal.slave_.get(), 0620) != 0)
-    return fail_errno(errno, "give a pseudo-terminal to its user");
+  GESTALT_TRY(terminal.give_to(owner));
   if (::ioctl(terminal.slave_.get(), TIOCSCTTY, 0) != 0)
     return fail_errno(errno, "make a pseudo-terminal the session's");
   GESTALT_TRY(set_nonblocking(terminal.master_.get(), true));
   return terminal;
+}
+
+Result<Terminal> Terminal::adopt(Fd master, uid_t owner) {
+  Terminal terminal(std::move(master), Fd());
+  GESTALT_ASSIGN(terminal.slave_, terminal.open_slave());
+  GESTALT_TRY(terminal.give_to(owner));
+  GESTALT_TRY(set_nonblocking(terminal.master_.get(), true));
+  return terminal;
+}
+
+Result<void> Terminal::give_to(uid_t owner) {
+  if (::fchown(slave_.get(), owner, kTtyGroup) != 0 || ::fchmod(slave_.get(), 0620) != 0)
+    return fail_errno(errno, "give a pseudo-terminal to its user");
+  return {};
+}
+
+std::string Terminal::name() const {
+  int number = 0;
+  return ::ioctl(master_.get(), TIOCGPTN, &number) == 0 ? std::format("/dev/pts/{}", number) : "";
 }
 
 void Terminal::resize(const wire::WindowSize& window) {

@@ -18,12 +18,17 @@ class Terminal {
   // A new pseudo-terminal, owned by `owner`, as the calling session's controlling one.
   [[nodiscard]] static Result<Terminal> create(uid_t owner);
 
+  // One that is the session's already, by its master.
+  [[nodiscard]] static Result<Terminal> adopt(Fd master, uid_t owner);
+  [[nodiscard]] Fd take_master() { return std::move(master_); }
+
   [[nodiscard]] int master() const { return master_.get(); }
   // The job's end; held only until the job has it (else its closing would go unseen).
   [[nodiscard]] int slave() const { return slave_.get(); }
   void release_slave() { slave_.reset(); }
   void hang_up() { master_.reset(); }
 
+  [[nodiscard]] std::string name() const;  // of the job's end: "/dev/pts/3"
   void resize(const wire::WindowSize& window);
   [[nodiscard]] wire::WindowSize window() const;
   // Raw `struct termios`, as the client's or another node's; ignored if it is none.
@@ -42,6 +47,7 @@ class Terminal {
   Terminal(Fd master, Fd slave) : master_(std::move(master)), slave_(std::move(slave)) {}
   [[nodiscard]] Result<termios> make_raw();
   [[nodiscard]] Result<Fd> open_slave() const;
+  [[nodiscard]] Result<void> give_to(uid_t owner);
 
   Fd master_;
   Fd slave_;

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -78,6 +79,9 @@ char* next_line(char*& at) {
   return line;
 }
 
+// In a session /proc leads there (daemon/view/).
+constexpr char kSessionProc[] = "/run/gestalt/proc";
+
 // "…/PID/NAME" or, without a name, "…/PID". 0 if it is something else.
 int pid_of_descriptor(int fd, const char* name) {
   char path[64];
@@ -92,7 +96,9 @@ int pid_of_descriptor(int fd, const char* name) {
     *slash = '\0';
   }
   char* slash = ::strrchr(link, '/');
-  if (slash == nullptr || ::strncmp(link, "/proc/", 6) != 0 || slash != link + 5) return 0;
+  if (slash == nullptr) return 0;
+  *slash = '\0';
+  if (::strcmp(link, "/proc") != 0 && ::strcmp(link, kSessionProc) != 0) return 0;
   char* end = nullptr;
   long pid = ::strtol(slash + 1, &end, 10);
   return pid > 0 && *end == '\0' && pid < (1 << 30) ? static_cast<int>(pid) : 0;
@@ -262,6 +268,18 @@ int open_maybe_stored(int directory, const char* path, int flags, unsigned mode)
   return open_by_kernel(directory, path, flags, mode);
 }
 
+// What CRIU's code within the process reads by /proc/self only to learn its control group
+// namespace, which all processes of a node share. Under a single view that is no number
+// (docs/view.md), and CRIU would mount a procfs of its own in the process's directory, if it may.
+int status_of(int directory, const char* path, struct stat* out, int flags) {
+  if (path != nullptr && ::strcmp(path, "ns/cgroup") == 0 &&
+      ::getenv("GESTALT_SESSION") != nullptr) {
+    errno = ENOENT;
+    return -1;
+  }
+  return static_cast<int>(::syscall(SYS_newfstatat, directory, path, out, flags));
+}
+
 // In place of real ids that were set before the exec: with these the loader would take
 // CRIU for a set-user-id program, and load nothing for its environment's sake.
 __attribute__((constructor)) void take_real_ids() {
@@ -295,12 +313,37 @@ EXPORTED int ioctl(int fd, unsigned long request, ...) {
   return static_cast<int>(::syscall(SYS_ioctl, fd, request, argument));
 }
 
+// Whatever is below /proc: there natively, without the single view's way to it.
+EXPORTED int open64(const char* path, int flags, ...) {
+  va_list list;
+  va_start(list, flags);
+  unsigned mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(list, unsigned) : 0;
+  va_end(list);
+  char native[512];
+  bool is_proc = ::strncmp(path, "/proc", 5) == 0 && (path[5] == '\0' || path[5] == '/') &&
+                 ::getenv("GESTALT_SESSION") != nullptr;
+  if (is_proc) {
+    int length = ::snprintf(native, sizeof native, "%s%s", kSessionProc, path + 5);
+    if (length > 0 && static_cast<size_t>(length) < sizeof native) path = native;
+  }
+  return open_by_kernel(AT_FDCWD, path, flags, mode);
+}
+
 EXPORTED int openat(int directory, const char* path, int flags, ...) {
   va_list list;
   va_start(list, flags);
   unsigned mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(list, unsigned) : 0;
   va_end(list);
   return open_maybe_stored(directory, path, flags, mode);
+}
+
+EXPORTED int fstatat(int directory, const char* path, struct stat* out, int flags) noexcept {
+  return status_of(directory, path, out, flags);
+}
+
+EXPORTED int fstatat64(int directory, const char* path, struct stat64* out, int flags) noexcept {
+  static_assert(sizeof(struct stat) == sizeof(struct stat64));
+  return status_of(directory, path, reinterpret_cast<struct stat*>(out), flags);
 }
 
 EXPORTED int openat64(int directory, const char* path, int flags, ...) {

@@ -22,6 +22,8 @@ test_the_probe_finds_state_only_dumps() {
 
 test_state_only_dumps() { run_unit_test state_dump_criu_test '*'; }
 
+test_a_process_becomes_its_deputy() { run_unit_test deputize_test '*'; }
+
 test_a_frozen_process_is_not_tracked() { run_unit_test injector_test '*Frozen*'; }
 
 cluster_up 1

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "migrate/file_cache.h"
+#include "migrate/files_image.h"
 #include "migrate/held_packets.h"
 #include "migrate/image_transfer.h"
 #include "migrate/page_chunk.h"
@@ -363,6 +364,21 @@ std::vector<std::string> page_set_change_seeds() {
   return {std::string("\0\1\5\0\0\7\3\0\1\2\2\0\2\1\4\x28", 16)};
 }
 
+// What is adapted once stays so.
+void run_files_image(std::string_view bytes) {
+  std::string once(bytes);
+  if (!adapt_files(once, "/dev/pts/1", "/dev/pts/2")) return;
+  std::string twice = once;
+  promise(adapt_files(twice, "/dev/pts/1", "/dev/pts/2").has_value(), "an adapted image is good");
+  promise(twice == once, "and adapted");
+}
+
+std::vector<std::string> files_image_seeds() {
+  std::string entry("\x08\x01\x10\x03\x1a\x12\x08\x03\x10\x02\x32\x0a/dev/pts/1\x50\x01", 24);
+  return {std::string("\x19\x43\x56\x54\x38\x31\x30\x56", 8) + std::string("\x18\0\0\0", 4) +
+          entry};
+}
+
 }  // namespace
 
 std::span<const Entry> page_entries() {
@@ -376,6 +392,7 @@ std::span<const Entry> page_entries() {
       {"pagemap", run_pagemap, pagemap_seeds},
       {"cached_file", run_cached_file, cached_file_seeds},
       {"packets", run_packets, packets_seeds},
+      {"files_image", run_files_image, files_image_seeds},
       {"traits", run_traits, traits_seeds},
       {"page_set_changes", run_page_set_changes, page_set_change_seeds}};
   return kEntries;

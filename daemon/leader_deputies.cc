@@ -1,0 +1,158 @@
+// Leader: processes that leave a parent which stays on the leader. Each becomes a job of its own,
+// whose client is its deputy (migrate/deputize.h). Should it not leave after all, the job is
+// forgotten: the stand-in says JobStartFailed.
+#include <poll.h>
+
+#include <csignal>
+
+#include "common/proc.h"
+#include "daemon/job_permission.h"
+#include "daemon/leader.h"
+#include "daemon/migration_options.h"
+
+namespace gestalt {
+namespace {
+
+constexpr auto kAdoptionTimeout = std::chrono::seconds(12);
+constexpr auto kPreflightTimeout = std::chrono::seconds(10);
+constexpr std::size_t kMaxCommandBytes = 4096;
+// A dying process loses its connections some time before it is dead.
+constexpr auto kDyingPoll = std::chrono::milliseconds(20);
+constexpr int kDyingPolls = 100;
+constexpr auto kLookInterval = std::chrono::milliseconds(500);
+
+std::uint64_t unix_seconds() {
+  auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
+}
+
+bool has_ended(const Fd& process) {
+  pollfd entry{process.get(), POLLIN, 0};
+  return ::poll(&entry, 1, 0) > 0;
+}
+
+wire::Message root_signal(std::uint64_t job_id, int signal) {
+  wire::Message message;
+  message.mutable_job_signal()->set_job_id(job_id);
+  message.mutable_job_signal()->set_signal(static_cast<std::uint32_t>(signal));
+  return message;
+}
+
+}  // namespace
+
+bool Leader::would_leave_deputy(const FoundTask& found) {
+  const Job* job = jobs_.find(found.task.job_id());
+  return job != nullptr && !job->ended() && job->record.node == config_.cluster.leader &&
+         found.node == job->record.node && job->record.root_pid != 0 &&
+         job->record.root_pid != found.task.pid();
+}
+
+Result<void> Leader::may_leave(const FoundTask& found, uid_t uid,
+                               const wire::MigrateRequest& request) {
+  auto pid = found.task.pid();
+  if (!may_manage(uid, found.task.uid()))
+    return fail(ErrorCode::kPermission, std::format("process {} is not yours", pid));
+  if (found.task.outside_slice())
+    return fail(ErrorCode::kBlocked,
+                std::format("pid {} is outside the pid slice of node {}", pid, found.node),
+                "such a pid may be in use elsewhere; start the program again");
+  if (jobs_.with_deputy(pid) != nullptr)
+    return fail(ErrorCode::kBusy, std::format("process {} is about to move", pid),
+                "wait until it has moved");
+  GESTALT_TRY(check_usable(request.node()));
+  if (request.node() == found.node)
+    return fail(ErrorCode::kInvalidArgument,
+                std::format("process {} is on {} already", pid, request.node()));
+  auto options = request.options();
+  return complete_options(options, config_.migration);
+}
+
+Awaitable<Result<void>> Leader::adopt(FoundTask& found) {
+  JobRecord record;
+  record.node = found.node;
+  record.root_pid = found.task.pid();
+  record.uid = found.task.uid();
+  record.command = found.task.command().substr(0, kMaxCommandBytes);
+  record.started_unix_seconds = unix_seconds();
+  record.has_deputy = true;
+  GESTALT_CO_ASSIGN(Job * job, jobs_.create(std::move(record), 0));
+  auto job_id = job->record.job_id;
+  wire::Message message;
+  message.mutable_adopt_process()->set_job_id(job_id);
+  message.mutable_adopt_process()->set_pid(found.task.pid());
+  message.mutable_adopt_process()->set_uid(found.task.uid());
+  auto outcome = std::make_shared<Promise<Result<void>>>(context_.get_executor());
+  adopting_[job_id] = outcome;
+  log::info("process is to leave", log::field("job", job_id), log::field("pid", found.task.pid()));
+  std::optional<Result<void>> done;
+  if (send_to(found.node, message)) done = co_await outcome->wait(kAdoptionTimeout);
+  adopting_.erase(job_id);
+  if (!done) {
+    jobs_.forget(job_id);
+    co_return fail(ErrorCode::kTimeout,
+                   std::format("process {} was not made ready to leave in time", found.task.pid()),
+                   "try again later");
+  }
+  if (!*done) co_return std::move(*done);
+  found.task.set_job_id(job_id);
+  found.task.set_is_root(true);
+  co_return Result<void>();
+}
+
+void Leader::adopted(std::uint64_t job_id, Result<void> outcome) {
+  auto found = adopting_.find(job_id);
+  if (found != adopting_.end()) found->second->set(std::move(outcome));
+}
+
+Awaitable<Result<wire::MigrateReply>> Leader::preflight_of(FoundTask found,
+                                                           wire::MigrateRequest request) {
+  wire::Message question;
+  auto& asked = *question.mutable_preflight_request();
+  asked.set_job_id(found.task.job_id());
+  asked.set_pid(found.task.pid());
+  *asked.mutable_options() = request.options();
+  GESTALT_CO_TRY(complete_options(*asked.mutable_options(), config_.migration));
+  *asked.mutable_facts() = destination_facts(found.node, request.node());
+  auto mode = asked.options().mode();
+  auto answer = co_await ask(found.node, std::move(question), kPreflightTimeout);
+  if (!answer) co_return std::unexpected(std::move(answer).error());
+  if (!answer->has_preflight_report())
+    co_return fail(ErrorCode::kProtocol, std::format("{} gave a strange answer", found.node));
+  wire::MigrateReply out;
+  wire::PreflightReport& report = *out.mutable_preflight();
+  report = std::move(*answer->mutable_preflight_report());
+  report.set_mode(mode);
+  report.set_source(found.node);
+  report.set_destination(request.node());
+  co_return out;
+}
+
+// SIGKILL is the one signal that a deputy cannot pass on.
+Awaitable<> Leader::deputy_gone(Leader* self, std::uint64_t job_id, Fd process) {
+  if (!process) co_return;  // an old kernel: it is waited for like any client
+  for (int i = 0; i < kDyingPolls && !has_ended(process); ++i) co_await sleep_for(kDyingPoll);
+  Job* job = self->jobs_.find(job_id);
+  if (!has_ended(process) || job == nullptr || job->ended() || job->owner != 0) co_return;
+  log::info("deputy ended: so does its process", log::field("job", job_id),
+            log::field("pid", job->record.root_pid));
+  self->send_to(job->record.node, root_signal(job_id, SIGKILL));
+}
+
+// Nor can it tell of a SIGSTOP. What it says when it goes on is heard after what is said here. It
+// must not then hear of the stop, and stop again.
+void Leader::look_at_deputies() {
+  auto now = Clock::now();
+  if (now - deputies_looked_at_ < kLookInterval) return;
+  deputies_looked_at_ = now;
+  for (const auto& [id, client] : clients_) {
+    if (client.pid == 0) continue;
+    Job* job = jobs_.owned_by(id);
+    if (job == nullptr || !job->record.has_deputy || job->ended()) continue;
+    auto stat = read_stat("/proc", client.pid);
+    if (!stat || stat->state != 'T') continue;
+    job->deputy_stopped = true;
+    send_to(job->record.node, root_signal(job->record.job_id, SIGSTOP));
+  }
+}
+
+}  // namespace gestalt

@@ -1,0 +1,227 @@
+#include "daemon/stand_in/adopted_process.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <termios.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "common/log.h"
+#include "common/proc.h"
+#include "migrate/process_tree.h"
+
+namespace gestalt {
+namespace {
+
+constexpr int kMostPasses = 100;
+constexpr std::size_t kMaxArgumentBytes = 128U << 10;
+
+// The lines of /proc/PID/status.
+std::map<std::string, std::string> read_status(pid_t pid) {
+  std::map<std::string, std::string> out;
+  std::istringstream lines(read_file(std::format("/proc/{}/status", pid)).value_or(""));
+  for (std::string line; std::getline(lines, line);)
+    if (auto colon = line.find(':'); colon != std::string::npos)
+      out[line.substr(0, colon)] = line.substr(colon + 1);
+  return out;
+}
+
+// Real ids: who started it. A program with another's rights has those in its image.
+Result<wire::Identity> read_identity(pid_t pid) {
+  auto status = read_status(pid);
+  wire::Identity out;
+  std::uint32_t uid = 0, gid = 0;
+  if (!(std::istringstream(status["Uid"]) >> uid) || !(std::istringstream(status["Gid"]) >> gid))
+    return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+  out.set_uid(uid);
+  out.set_gid(gid);
+  std::istringstream groups(status["Groups"]);
+  for (std::uint32_t group = 0; groups >> group;) out.add_groups(group);
+  return out;
+}
+
+std::uint64_t pending_signals(pid_t pid) {
+  auto status = read_status(pid);
+  std::uint64_t out = 0;
+  for (const char* key : {"SigPnd", "ShdPnd"}) {
+    std::uint64_t mask = 0;
+    if (std::istringstream(status[key]) >> std::hex >> mask) out |= mask;
+  }
+  return out;
+}
+
+// What a session has beyond the node's mounts: daemon/view/session_mounts.cc.
+bool is_of_view(const std::string& mount_point) {
+  return mount_point == "/proc" || mount_point.starts_with("/proc/") ||
+         mount_point == "/run/gestalt/proc" || mount_point == "/run/gestalt/machine" ||
+         mount_point == "/sys/devices/system/cpu" || mount_point == "/sys/devices/system/node";
+}
+
+// Those that are not the view's: "DEVICE ROOT MOUNT-POINT" each.
+std::multiset<std::string> other_mounts(const std::string& process) {
+  std::multiset<std::string> out;
+  std::istringstream lines(
+      read_file(std::format("/proc/{}/mountinfo", process), 16U << 20).value_or(""));
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream fields(line);
+    std::string skipped, device, root, mount_point;
+    fields >> skipped >> skipped >> device >> root >> mount_point;
+    if (!is_of_view(mount_point)) out.insert(std::format("{} {} {}", device, root, mount_point));
+  }
+  return out;
+}
+
+bool is_terminal(const struct stat& info) {
+  return S_ISCHR(info.st_mode) && major(info.st_rdev) >= 136 && major(info.st_rdev) <= 143;
+}
+
+std::vector<std::string> argv_of(pid_t pid) {
+  auto text = read_file(std::format("/proc/{}/cmdline", pid), 8U << 20).value_or("");
+  text.resize(std::min(text.size(), kMaxArgumentBytes));
+  std::vector<std::string> out;
+  std::istringstream parts(text);
+  for (std::string part; std::getline(parts, part, '\0');) out.push_back(std::move(part));
+  return out;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<AdoptedProcess>> AdoptedProcess::adopt(pid_t pid, Cgroup& group) {
+  std::unique_ptr<AdoptedProcess> out(new AdoptedProcess(pid, group));
+  GESTALT_TRY(out->look());
+  if (auto taken = out->take_tree(); !taken) {
+    out->give_back();
+    return std::unexpected(std::move(taken).error());
+  }
+  return out;
+}
+
+Result<void> AdoptedProcess::look() {
+  GESTALT_ASSIGN(auto stat, read_stat("/proc", pid_));
+  parent_pid_ = stat.parent_pid;
+  session_pid_ = stat.session_id;
+  group_pid_ = stat.group_id;
+  GESTALT_ASSIGN(identity_, read_identity(pid_));
+  GESTALT_ASSIGN(home_, Cgroup::of(pid_));
+  // Any other mounts of its own it could not leave: pre-flight says so.
+  if (other_mounts(std::to_string(pid_)) == other_mounts("self")) {
+    GESTALT_ASSIGN(mounts_, open_file(std::format("/proc/{}/ns/mnt", pid_), O_RDONLY));
+  }
+  return {};
+}
+
+// What is born meanwhile is where its parent was at that moment.
+Result<void> AdoptedProcess::take_tree() {
+  for (int pass = 0; pass < kMostPasses; ++pass) {
+    GESTALT_ASSIGN(auto tree, read_tree("/proc", pid_));
+    GESTALT_ASSIGN(auto members, group_.processes());
+    bool complete = true;
+    for (pid_t pid : tree.pids) {
+      if (std::ranges::contains(members, pid)) continue;
+      complete = false;
+      auto added = group_.add(pid);
+      if (!added && added.error().code != ErrorCode::kGone) return added;
+    }
+    if (complete) return {};
+  }
+  return fail(ErrorCode::kBusy, std::format("process {} starts others too fast", pid_),
+              "try again later");
+}
+
+void AdoptedProcess::give_back() {
+  for (int pass = 0; pass < kMostPasses; ++pass) {
+    auto members = group_.processes();
+    if (!members || members->empty()) return;
+    for (pid_t pid : *members) {
+      auto added = home_->add(pid);
+      if (added || added.error().code == ErrorCode::kGone) continue;
+      log::error("a process cannot go back to its job", log::field("pid", pid),
+                 log::field("error", added.error().text()));
+      (void)group_.kill();
+      return;
+    }
+  }
+}
+
+std::string AdoptedProcess::descriptor_path(int number) const {
+  return std::format("/proc/{}/fd/{}", pid_, number);
+}
+
+Result<void> AdoptedProcess::describe(wire::HandOver& hand_over) {
+  pending_signals_ = pending_signals(pid_);
+  std::array<wire::StdioKind, 3> kinds{};
+  std::array<std::uint64_t, 3> inodes{};
+  int terminal = -1;
+  for (int number = 2; number >= 0; --number) {
+    auto at = static_cast<std::size_t>(number);
+    struct stat info{};
+    kinds[at] = wire::STDIO_NULL;  // or a file, which the destination opens itself
+    if (::stat(descriptor_path(number).c_str(), &info) != 0) continue;
+    if (is_terminal(info)) {
+      kinds[at] = wire::STDIO_TTY;
+      terminal = number;
+    } else if (S_ISFIFO(info.st_mode)) {
+      kinds[at] = wire::STDIO_PIPE;
+    }
+    inodes[at] = info.st_ino;
+  }
+  stdio_.Clear();
+  stdio_.set_in(kinds[0]);
+  stdio_.set_out(kinds[1]);
+  stdio_.set_err(kinds[2]);
+  bool merged = kinds[1] == kinds[2] && kinds[1] != wire::STDIO_NULL && inodes[1] == inodes[2];
+  stdio_.set_merge_err(merged);
+  if (kinds[0] == wire::STDIO_PIPE) hand_over.mutable_input()->set_pipe_inode(inodes[0]);
+  if (kinds[1] == wire::STDIO_PIPE) hand_over.mutable_output()->set_pipe_inode(inodes[1]);
+  if (kinds[2] == wire::STDIO_PIPE && !merged) hand_over.mutable_error()->set_pipe_inode(inodes[2]);
+  *hand_over.mutable_stdio() = stdio_;
+  *hand_over.mutable_identity() = identity_;
+  return terminal < 0 ? Result<void>() : describe_terminal(hand_over, terminal);
+}
+
+// Where only some of the streams are the terminal's, it stays with the home node's line
+// discipline to edit lines, to echo and to make signals, as for `gestalt run`.
+Result<void> AdoptedProcess::describe_terminal(wire::HandOver& hand_over, int number) const {
+  GESTALT_ASSIGN(auto terminal, open_file(descriptor_path(number), O_RDWR | O_NOCTTY | O_NONBLOCK));
+  termios settings{};
+  winsize size{};
+  if (::tcgetattr(terminal.get(), &settings) != 0 ||
+      ::ioctl(terminal.get(), TIOCGWINSZ, &size) != 0)
+    return fail_errno(errno, "read the terminal's settings");
+  if (stdio_.in() != wire::STDIO_TTY || stdio_.out() != wire::STDIO_TTY) {
+    settings.c_lflag &= ~static_cast<tcflag_t>(ECHO | ECHOE | ECHOK | ECHONL | ISIG);
+    settings.c_oflag &= ~static_cast<tcflag_t>(OPOST);
+  }
+  hand_over.set_termios(&settings, sizeof settings);
+  std::error_code error;
+  hand_over.set_terminal_name(
+      std::filesystem::read_symlink(descriptor_path(number), error).string());
+  auto& window = *hand_over.mutable_stdio()->mutable_window();
+  window.set_rows(size.ws_row);
+  window.set_columns(size.ws_col);
+  window.set_x_pixels(size.ws_xpixel);
+  window.set_y_pixels(size.ws_ypixel);
+  return {};
+}
+
+DeputyProgram AdoptedProcess::deputy(std::uint64_t job_id) const {
+  DeputyProgram out{.path = kDeputyProgram, .argv = argv_of(pid_), .environment = {}};
+  auto stat = read_stat("/proc", pid_);
+  if (out.argv.empty()) out.argv.emplace_back("gestalt-deputy");
+  out.environment = {
+      "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+      std::format("GESTALT_DEPUTY={} {} {} {} {} {:x}", job_id, static_cast<int>(stdio_.in()),
+                  static_cast<int>(stdio_.out()), static_cast<int>(stdio_.err()),
+                  stdio_.merge_err() ? 1 : 0, pending_signals_),
+      "GESTALT_DEPUTY_NAME=" + (stat ? stat->comm : std::string())};
+  return out;
+}
+
+}  // namespace gestalt
