@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 
+import deputy
 import filecache
 import network
 import series
@@ -33,6 +34,12 @@ GROUPS = {
     },
     "tracking": {"tracking": series.tracking},
     "network": {"peers-eager": network.pauses("eager"), "peers-post-copy": network.pauses("post-copy")},
+    "deputy": {
+        "deputy-freeze": deputy.freezes,
+        "deputy-memory": deputy.memory,
+        "deputy-relay": deputy.relay,
+        "deputy-iperf3": series.iperf3,
+    },
     "start": {"run": start.gestalt_run, "ssh": start.ssh},
     "file-cache": {"read-hinted": filecache.read_again(True), "read-cold": filecache.read_again(False)},
     "ghosts": {"ghosts-1000": series.ghosts(1000), "ghosts-10000": series.ghosts(10000)},
@@ -345,6 +352,28 @@ def measures(sizes):
             "<= 2",
             ("peers-eager", "peers-post-copy"),
             longest_pause,
+        ),
+        Measure(
+            "deputy.freeze",
+            "freeze of a session's process ÷ of a job's root",
+            "<= 1.1",
+            ("deputy-freeze",),
+            lambda runs: ratio(pick(runs, "member_seconds"), pick(runs, "root_seconds")),
+        ),
+        Measure(
+            "deputy.memory",
+            "a deputy's private anonymous memory, KiB",
+            "<= 200",
+            ("deputy-memory",),
+            lambda runs: of_runs(pick(runs, "kib")),
+            "KiB",
+        ),
+        Measure(
+            "deputy.relay",
+            "a pipe through a cat that has moved ÷ raw TCP",
+            ">= 0.5",
+            ("deputy-relay", "deputy-iperf3"),
+            lambda relayed, raw: ratio(pick(relayed, "bytes_per_second"), pick(raw, "bytes_per_second")),
         ),
         Measure(
             "tracking.slow-down",
