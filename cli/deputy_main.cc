@@ -28,8 +28,20 @@ constexpr auto kRetry = milliseconds(200);
 struct Task {
   std::uint64_t job_id = 0;
   wire::Stdio stdio;
-  std::uint64_t moved_signals = 0;  // pending here, and there, too
+  std::uint64_t moved_signals = 0;         // pending here, and there, too
+  std::optional<wire::DeputyState> state;  // of the deputy before it, if there was one
 };
+
+// The process was to come home, and did not (migrate/home_place.h).
+std::optional<wire::DeputyState> read_state() {
+  const char* text = std::getenv("GESTALT_DEPUTY_STATE");
+  if (text == nullptr) return std::nullopt;
+  Fd file(std::atoi(text));
+  wire::DeputyState state;
+  bool read = ::lseek(file.get(), 0, SEEK_SET) == 0 && state.ParseFromFileDescriptor(file.get());
+  if (!read) return std::nullopt;
+  return state;
+}
 
 std::optional<Task> read_task() {
   const char* text = std::getenv("GESTALT_DEPUTY");
@@ -45,6 +57,7 @@ std::optional<Task> read_task() {
   task.stdio.set_out(static_cast<wire::StdioKind>(kinds[1]));
   task.stdio.set_err(static_cast<wire::StdioKind>(kinds[2]));
   task.stdio.set_merge_err(merged);
+  task.state = read_state();
   return task;
 }
 
@@ -101,6 +114,7 @@ Result<Outcome> stand_for(const Task& task) {
   wire::RunRequest request;
   *request.mutable_spec()->mutable_stdio() = task.stdio;
   RunSession session(loop, path, std::move(socket), std::move(request), task.job_id);
+  if (task.state) session.go_on_from(*task.state);
   auto outcome = session.run();
   loop.unwatch(children.get());
   return outcome;

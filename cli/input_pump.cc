@@ -64,6 +64,20 @@ void InputPump::resync() {
   send_new();
 }
 
+void InputPump::describe(wire::DeputyState& state) const {
+  state.set_input_offset(sender_.base_offset());
+  state.set_input_pending(sender_.pending());
+  state.set_input_ended(ended_);
+  state.set_input_closed(closed_);
+}
+
+void InputPump::restore(const wire::DeputyState& state) {
+  sender_.restore(state.input_offset(), state.input_pending(), state.input_ended());
+  ended_ = state.input_ended();
+  closed_ = state.input_closed();
+  if (closed_) stream_.close();
+}
+
 Result<void> InputPump::acknowledge(std::uint64_t offset, bool closed) {
   GESTALT_TRY(sender_.acknowledge(offset));
   if (closed && !closed_) {

@@ -6,6 +6,7 @@
 
 #include "cli/local_stream.h"
 #include "common/event_loop.h"
+#include "common/proto/control.pb.h"
 #include "common/stdio_window.h"
 
 namespace gestalt::cli {
@@ -25,6 +26,9 @@ class InputPump {
   void set_reading(bool reading);
   // Everything that is not acknowledged, once more.
   void resync();
+  // What is read and not acknowledged, for another deputy, and from another.
+  void describe(wire::DeputyState& state) const;
+  void restore(const wire::DeputyState& state);
   [[nodiscard]] Result<void> acknowledge(std::uint64_t offset, bool closed);
 
  private:

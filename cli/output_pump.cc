@@ -27,7 +27,22 @@ Result<void> OutputPump::accept(std::uint64_t offset, std::string_view data, boo
   return {};
 }
 
+void OutputPump::pause(bool paused) {
+  paused_ = paused;
+  if (paused) {
+    loop_.unwatch(stream_.fd());
+  } else {
+    write_some();
+  }
+}
+
+void OutputPump::restore(std::uint64_t consumed_offset) {
+  receiver_.restore(consumed_offset, {}, false);
+  acknowledged_ = consumed_offset;
+}
+
 void OutputPump::write_some() {
+  if (paused_) return;
   while (!receiver_.pending().empty() && !closed_) {
     auto count = stream_.write(receiver_.pending());
     if (!count) {

@@ -24,6 +24,11 @@ class OutputPump {
   [[nodiscard]] Result<void> accept(std::uint64_t offset, std::string_view data, bool eof);
   // The newest acknowledgement, once more.
   void resync();
+  [[nodiscard]] std::uint64_t consumed_offset() const { return receiver_.consumed_offset(); }
+  // Nothing is written meanwhile.
+  void pause(bool paused);
+  // As one that has written so much before.
+  void restore(std::uint64_t consumed_offset);
   [[nodiscard]] bool is_drained() const { return receiver_.pending().empty(); }
   [[nodiscard]] bool at_eof() const { return receiver_.at_eof(); }
 
@@ -38,6 +43,7 @@ class OutputPump {
   Drained drained_;
   StdioReceiver receiver_;
   std::uint64_t acknowledged_ = 0;
+  bool paused_ = false;
   bool closed_ = false;  // the reader is gone; what comes is dropped
 };
 

@@ -64,6 +64,7 @@ RunSession::RunSession(EventLoop& loop, std::string socket_path, Fd socket,
       stdio_(request_.spec().stdio()),
       deputy_of_(deputy_of),
       terminal_fd_(terminal_descriptor()),
+      home_(loop, {.pause = [this] { return pause(); }, .resume = [this] { go_on(); }}),
       link_(loop, std::move(socket_path), std::move(socket),
             {.on_message = [this](const wire::Message& message) { on_message(message); },
              .on_attached = [this](const wire::JobInfo& job) { on_attached(job); },
@@ -139,7 +140,7 @@ void RunSession::resume() {
 // reading would stop us, and the shell may bring us back without telling.
 void RunSession::update_terminal() {
   bool foreground = terminal_.in_foreground();
-  bool running = phase_ == Phase::kRunning;
+  bool running = phase_ == Phase::kRunning && !home_.paused();
   if (running && foreground && is_interactive(stdio_)) terminal_.make_raw();
   input_.set_reading(running && foreground && stdio_.in() != wire::STDIO_NULL);
   loop_.cancel(terminal_timer_);

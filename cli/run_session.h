@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "cli/daemon_link.h"
+#include "cli/home_link.h"
 #include "cli/input_pump.h"
 #include "cli/job_signals.h"
 #include "cli/output_pump.h"
@@ -41,6 +42,8 @@ class RunSession {
   RunSession(const RunSession&) = delete;
   RunSession& operator=(const RunSession&) = delete;
 
+  // Of a deputy that takes the place of another: before run().
+  void go_on_from(const wire::DeputyState& state);
   // Runs the loop until the job is over and done with. Once.
   [[nodiscard]] Outcome run();
 
@@ -70,6 +73,10 @@ class RunSession {
   void restart_drain_timer();
   void finish_if_drained();
 
+  // run_session_home.cc
+  [[nodiscard]] wire::DeputyState pause();
+  void go_on();
+
   EventLoop& loop_;
   wire::RunRequest request_;
   const wire::Stdio stdio_;
@@ -84,7 +91,9 @@ class RunSession {
   EventLoop::TimerId drain_timer_ = 0;
   EventLoop::TimerId terminal_timer_ = 0;
   EventLoop::TimerId gap_timer_ = 0;
-  std::deque<wire::Message> held_signals_;  // while the link is down
+  std::deque<wire::Message> held_signals_;   // while the link is down
+  std::deque<wire::Message> held_messages_;  // while the process may be coming home
+  HomeLink home_;
   DaemonLink link_;
   JobSignals signals_;
   Terminal terminal_;

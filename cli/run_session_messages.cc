@@ -6,6 +6,10 @@
 namespace gestalt::cli {
 
 void RunSession::on_message(const wire::Message& message) {
+  if (home_.paused()) {
+    held_messages_.push_back(message);
+    return;
+  }
   switch (message.body_case()) {
     case wire::Message::kStdioData:
       on_data(message.stdio_data());
@@ -29,6 +33,9 @@ void RunSession::on_message(const wire::Message& message) {
     case wire::Message::kJobTerminal:
       // A job of `gestalt run` leaves the caller's as it was.
       if (deputy_of_ != 0) terminal_.set_saved(message.job_terminal().termios());
+      break;
+    case wire::Message::kDeputyRecall:
+      if (deputy_of_ != 0) home_.connect(message.deputy_recall().socket());
       break;
     case wire::Message::kJobExited:
       on_exited(message.job_exited().wait_status());

@@ -35,8 +35,10 @@ enum class Fault {
   kDestinationAwaitCommit = 27,
   kDestinationResume = 28,
   kDestinationConfirm = 29,
-  kDestinationPaging = 30,  // runs here, pages are still at the source
-  kDestinationDone = 31,    // the last page is here, the source does not know
+  kDestinationPaging = 30,       // runs here, pages are still at the source
+  kDestinationDone = 31,         // the last page is here, the source does not know
+  kDestinationHomeRoom = 32,     // coming home, before the deputy is ended
+  kDestinationHomeRestore = 33,  // the deputy has been ended
   // Leader.
   kLeaderPrepare = 40,
   kLeaderGrant = 41,

@@ -39,7 +39,7 @@ Result<ProcessStat> parse_stat(const std::string& text) {
     for (int i = 0; i < count; ++i) fields >> skipped;
   };
   fields >> out.state >> out.parent_pid >> out.group_id >> out.session_id >> out.tty;
-  skip(1);  // tpgid
+  fields >> out.foreground_group;
   std::uint64_t flags = 0;
   fields >> flags;
   skip(4);  // page faults

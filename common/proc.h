@@ -19,6 +19,7 @@ struct ProcessStat {
   pid_t group_id = 0;
   pid_t session_id = 0;
   int tty = 0;
+  pid_t foreground_group = 0;  // of its terminal; -1: none
   std::uint64_t user_ticks = 0;
   std::uint64_t system_ticks = 0;
   std::uint32_t threads = 0;

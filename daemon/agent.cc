@@ -217,9 +217,11 @@ Awaitable<Result<std::shared_ptr<Connection>>> Agent::incoming_stand_in(
     const wire::PrepareIncoming& prepare) {
   wire::SpawnStandIn request;
   request.set_job_id(prepare.job_id());
-  request.set_pid(prepare.stand_in_pid());
   request.set_migration_id(prepare.migration_id());
-  request.set_session_pid(prepare.session_pid());
+  if (!prepare.comes_home()) {
+    request.set_pid(prepare.stand_in_pid());
+    request.set_session_pid(prepare.session_pid());
+  }
   // A job that comes back at once may meet its own former stand-in, on its way out.
   auto deadline = Clock::now() + kLeavingTimeout;
   auto spawned = co_await init_.spawn_stand_in(request);

@@ -207,7 +207,8 @@ Result<void> AgentJobs::expect_incoming(const wire::PrepareIncoming& prepare) {
   migration.outcome.set_job_id(prepare.job_id());
   migration.outcome.set_role(Outcome::DESTINATION);
   migration.arriving = true;
-  migration.prepare.set_has_deputy(prepare.has_deputy());
+  // At home, parent and session are themselves there.
+  migration.prepare.set_has_deputy(prepare.has_deputy() && !prepare.comes_home());
   migration.prepare.set_stand_in_pid(prepare.stand_in_pid());
   migration.prepare.set_session_pid(prepare.session_pid());
   migration.waiting =

@@ -139,6 +139,10 @@ void AgentJobs::on_message(const std::shared_ptr<Connection>& connection, wire::
       hooks_.to_leader(message);
       forget_job(message.job_start_failed().job_id());
       return;
+    case wire::Message::kJobReturned:
+      hooks_.to_leader(message);
+      forget_job(message.job_returned().job_id());
+      return;
     case wire::Message::kJobExited:
       if (departed_exit(connection, message.job_exited())) return;
       ended(message.job_exited().job_id(), message.job_exited().wait_status());

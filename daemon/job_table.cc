@@ -72,6 +72,13 @@ Job* JobTable::with_deputy(std::uint32_t pid) {
   return nullptr;
 }
 
+std::set<std::uint32_t> JobTable::deputies() const {
+  std::set<std::uint32_t> out;
+  for (const auto& [id, job] : jobs_)
+    if (job.record.has_deputy && !job.ended()) out.insert(job.record.root_pid);
+  return out;
+}
+
 std::vector<Job*> JobTable::running_on(const std::string& node) {
   std::vector<Job*> out;
   for (auto& [id, job] : jobs_)
@@ -109,6 +116,11 @@ void JobTable::moved(Job& job, const std::string& node, std::uint32_t pid, Clock
   }
   job.record.node = node;
   if (pid != 0) job.record.root_pid = pid;
+}
+
+void JobTable::returned(Job& job) {
+  job.returned = true;
+  job.unowned_until = Deadline::max();
 }
 
 void JobTable::forget(std::uint64_t job_id) {

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,8 @@ struct Job {
   ClientId owner = 0;        // the client connection that has its stdio
   Deadline unowned_until{};  // valid while there is no owner: abandoned after it
   bool abandoned = false;
+  bool recalled = false;        // its deputy was asked to make room, and may be replaced
+  bool returned = false;        // home again: there is no deputy, and soon no job
   bool deputy_stopped = false;  // known from the deputy's own state: its job's stop is no news
   [[nodiscard]] bool ended() const {
     return record.state == wire::JOB_EXITED || record.state == wire::JOB_LOST;
@@ -44,17 +47,24 @@ class JobTable {
   [[nodiscard]] Job* owned_by(ClientId client);
   // The one that has its root's deputy under this pid on the leader, or is to have it.
   [[nodiscard]] Job* with_deputy(std::uint32_t pid);
+  // Of all jobs: the pids of these.
+  [[nodiscard]] std::set<std::uint32_t> deputies() const;
   [[nodiscard]] std::vector<Job*> running_on(const std::string& node);
 
   [[nodiscard]] Result<void> started(Job& job, std::uint32_t pid, std::uint32_t stand_in_pid);
   [[nodiscard]] Result<void> exited(Job& job, std::uint32_t wait_status, Clock::time_point now);
   [[nodiscard]] Result<void> lost(Job& job, Clock::time_point now);
+  // It is where its deputy was, and needs no client any more.
+  void returned(Job& job);
   // The arbiter has recorded the move already.
   void moved(Job& job, const std::string& node, std::uint32_t pid, Clock::time_point now);
   // It never ran, or its end was delivered.
   void forget(std::uint64_t job_id);
 
-  void attach(Job& job, ClientId client) { job.owner = client; }
+  void attach(Job& job, ClientId client) {
+    job.owner = client;
+    job.recalled = false;
+  }
   void detach(Job& job, Clock::time_point now);
   // Jobs whose client did not come back: running ones are marked as abandoned and
   // returned, ended ones forgotten.

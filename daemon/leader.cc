@@ -68,7 +68,8 @@ Leader::Leader(asio::io_context& context, const Config& config, ClusterState sta
                       .ask =
                           [this](std::string node, wire::Message message, Clock::duration timeout) {
                             return ask(std::move(node), std::move(message), timeout);
-                          }}) {}
+                          },
+                      .deputies = [this] { return jobs_.deputies(); }}) {}
 
 Result<void> Leader::restore() {
   auto now = Clock::now();

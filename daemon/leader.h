@@ -128,6 +128,7 @@ class Leader {
   void resync_clients(const std::string& node);
   void from_job(const std::string& node, std::uint64_t job_id, const wire::Message& message);
   void on_job_started(const std::string& node, const wire::JobStarted& started);
+  void on_job_returned(const std::string& node, std::uint64_t job_id);
   void on_job_start_failed(const std::string& node, const wire::JobStartFailed& failed);
   void on_job_exited(const std::string& node, std::uint64_t job_id, std::uint32_t wait_status);
   void lose(Job& job, const std::string& node);
@@ -147,6 +148,11 @@ class Leader {
   void adopted(std::uint64_t job_id, Result<void> outcome);
   [[nodiscard]] Awaitable<Result<wire::MigrateReply>> preflight_of(FoundTask found,
                                                                    wire::MigrateRequest request);
+  [[nodiscard]] bool comes_home(const Job& job, const std::string& node) const;
+  // So that it can be paused, and make room.
+  void recall_deputy(std::uint64_t job_id);
+  // Of what has come home with pages to follow, until it is no job any more.
+  Awaitable<> await_returned(std::uint32_t pid);
   static Awaitable<> deputy_gone(Leader* self, std::uint64_t job_id, Fd process);
   void look_at_deputies();
 

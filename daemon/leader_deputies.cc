@@ -5,6 +5,7 @@
 
 #include <csignal>
 
+#include "common/paths.h"
 #include "common/proc.h"
 #include "daemon/job_permission.h"
 #include "daemon/leader.h"
@@ -19,6 +20,7 @@ constexpr std::size_t kMaxCommandBytes = 4096;
 // A dying process loses its connections some time before it is dead.
 constexpr auto kDyingPoll = std::chrono::milliseconds(20);
 constexpr int kDyingPolls = 100;
+constexpr auto kReturnTimeout = std::chrono::seconds(60);
 constexpr auto kLookInterval = std::chrono::milliseconds(500);
 
 std::uint64_t unix_seconds() {
@@ -127,12 +129,48 @@ Awaitable<Result<wire::MigrateReply>> Leader::preflight_of(FoundTask found,
   co_return out;
 }
 
+bool Leader::comes_home(const Job& job, const std::string& node) const {
+  return job.record.has_deputy && node == config_.cluster.leader;
+}
+
+void Leader::recall_deputy(std::uint64_t job_id) {
+  Job* job = jobs_.find(job_id);
+  if (job == nullptr) return;
+  job->recalled = true;
+  wire::Message message;
+  message.mutable_deputy_recall()->set_job_id(job_id);
+  message.mutable_deputy_recall()->set_socket(paths::kHomeSocket + std::to_string(job_id));
+  send_to_client(job->owner, message);
+}
+
+Awaitable<> Leader::await_returned(std::uint32_t pid) {
+  auto is_returning = [&] {
+    const Job* job = jobs_.with_deputy(pid);
+    return job != nullptr && job->returned;
+  };
+  ArbiterActions actions;
+  if (is_returning() && arbiter_.hurry(jobs_.with_deputy(pid)->record.job_id, actions))
+    perform(actions);
+  for (Deadline deadline = deadline_in(kReturnTimeout); is_returning() && Clock::now() < deadline;)
+    co_await sleep_for(kDyingPoll);
+}
+
 // SIGKILL is the one signal that a deputy cannot pass on.
 Awaitable<> Leader::deputy_gone(Leader* self, std::uint64_t job_id, Fd process) {
   if (!process) co_return;  // an old kernel: it is waited for like any client
   for (int i = 0; i < kDyingPolls && !has_ended(process); ++i) co_await sleep_for(kDyingPoll);
   Job* job = self->jobs_.find(job_id);
   if (!has_ended(process) || job == nullptr || job->ended() || job->owner != 0) co_return;
+  // It has made room for the process, and if that does not come, there is another deputy.
+  if (job->recalled) {
+    while (self->jobs_.find(job_id) != nullptr && self->arbiter_.of_job(job_id) != nullptr)
+      co_await sleep_for(kDyingPoll);
+    for (int i = 0; i < kDyingPolls; ++i) {
+      job = self->jobs_.find(job_id);
+      if (job == nullptr || job->ended() || job->returned || job->owner != 0) co_return;
+      co_await sleep_for(kDyingPoll);
+    }
+  }
   log::info("deputy ended: so does its process", log::field("job", job_id),
             log::field("pid", job->record.root_pid));
   self->send_to(job->record.node, root_signal(job_id, SIGKILL));

@@ -167,17 +167,21 @@ void LeaderGhosts::touch(std::uint32_t pid) {
 // What the keeper should have of those that have changed, as it is now.
 wire::GhostUpdate LeaderGhosts::take_update() {
   wire::GhostUpdate update;
+  auto deputies = deputies_();
+  auto wanted = [&](const ViewedTask& task) {
+    return !deputies.contains(task.pid) && !released(task);
+  };
   if (std::exchange(all_, false)) {
     changed_.clear();
     update.set_full(true);
     for (const auto& [pid, task] : model_.tasks())
-      if (!released(task)) add(task, update);
+      if (wanted(task)) add(task, update);
     return update;
   }
   for (std::size_t i = 0; i < kAtOnce && !changed_.empty(); ++i) {
     auto pid = changed_.extract(changed_.begin()).value();
     const ViewedTask* task = model_.find(pid);
-    if (task != nullptr && !released(*task))
+    if (task != nullptr && wanted(*task))
       add(*task, update);
     else
       update.add_remove(pid);

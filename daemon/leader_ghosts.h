@@ -15,7 +15,10 @@ class LeaderGhosts {
  public:
   using Ask = std::function<Awaitable<Result<wire::Message>>(
       std::string node, wire::Message message, Clock::duration timeout)>;
-  LeaderGhosts(asio::io_context& context, Ask ask) : context_(context), ask_(std::move(ask)) {}
+  // `deputies`: pids on other nodes of which the leader has the process itself, in a way.
+  using Deputies = std::function<std::set<std::uint32_t>()>;
+  LeaderGhosts(asio::io_context& context, Ask ask, Deputies deputies)
+      : context_(context), ask_(std::move(ask)), deputies_(std::move(deputies)) {}
 
   // The keeper's connection.
   void attach(std::shared_ptr<Connection> keeper);
@@ -57,6 +60,7 @@ class LeaderGhosts {
 
   asio::io_context& context_;
   Ask ask_;
+  Deputies deputies_;
   ClusterModel model_;  // of files only each process's control group
   std::shared_ptr<Connection> keeper_;
   bool works_ = false;

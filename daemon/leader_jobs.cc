@@ -271,6 +271,14 @@ void Leader::on_job_start_failed(const std::string& node, const wire::JobStartFa
   jobs_.forget(failed.job_id());
 }
 
+void Leader::on_job_returned(const std::string& node, std::uint64_t job_id) {
+  Job* job = jobs_.find(job_id);
+  if (job == nullptr || job->record.node != node || !job->record.has_deputy) return;
+  log::info("process is home: no job any more", log::field("job", job_id),
+            log::field("pid", job->record.root_pid));
+  jobs_.forget(job_id);
+}
+
 void Leader::acknowledge_exit(const std::string& node, std::uint64_t job_id) {
   wire::Message ack;
   ack.mutable_job_exit_ack()->set_job_id(job_id);

@@ -54,11 +54,10 @@ Result<MigrationArbiter::Plan> Leader::plan_migration(const FoundTask& found, ui
                                                       const wire::MigrateRequest& request) {
   GESTALT_ASSIGN(Job * job, migratable_job(found, uid));
   GESTALT_TRY(check_usable(request.node()));
-  if (job->record.has_deputy && request.node() == config_.cluster.leader)
-    return fail(ErrorCode::kBlocked,
-                std::format("process {} was started by a process of {}, and cannot move back there",
-                            found.task.pid(), config_.cluster.leader),
-                "move it to another node, or let it end where it is");
+  if (comes_home(*job, request.node()) && job->owner == 0)
+    return fail(ErrorCode::kUnavailable,
+                std::format("the deputy of process {} is not connected", found.task.pid()),
+                "try again later");
   if (request.node() == job->record.node)
     return fail(ErrorCode::kInvalidArgument,
                 std::format("process {} is on {} already", found.task.pid(), request.node()));
@@ -80,6 +79,7 @@ Result<MigrationArbiter::Plan> Leader::plan_migration(const FoundTask& found, ui
 
 Awaitable<Result<wire::MigrateReply>> Leader::migrate(ClientId client, uid_t uid,
                                                       wire::MigrateRequest request) {
+  co_await await_returned(request.pid());
   auto found = co_await find_task(request.pid());
   if (!found)
     co_return fail(ErrorCode::kNotFound, std::format("no process {} in the cluster", request.pid()),

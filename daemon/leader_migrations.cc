@@ -6,7 +6,9 @@ namespace {
 
 constexpr auto kPrepareTimeout = std::chrono::seconds(10);
 
-void set_up(const JobRecord& job, wire::PrepareIncoming& request) {
+void set_up(const JobRecord& job, bool comes_home, wire::PrepareIncoming& request) {
+  request.set_comes_home(comes_home);
+  request.set_root_pid(job.root_pid);
   request.set_network_address(job.network_address);
   request.set_has_deputy(job.has_deputy);
   request.set_session_pid(job.session_pid);
@@ -30,7 +32,8 @@ void Leader::perform_one(const ArbiterAction& action) {
       request.set_migration_id(action.migration_id);
       request.set_job_id(action.job_id);
       request.set_stand_in_pid(migration->stand_in_pid);
-      if (const Job* job = jobs_.find(action.job_id); job != nullptr) set_up(job->record, request);
+      if (const Job* job = jobs_.find(action.job_id); job != nullptr)
+        set_up(job->record, comes_home(*job, migration->record.destination), request);
       request.set_secret(migration->secret);
       *request.mutable_options() = migration->options;
       asio::co_spawn(context_, prepare(this, action.node, std::move(request)), asio::detached);
@@ -81,6 +84,8 @@ void Leader::perform_one(const ArbiterAction& action) {
 
 Awaitable<> Leader::prepare(Leader* self, std::string node, wire::PrepareIncoming request) {
   auto id = request.migration_id();
+  auto job_id = request.job_id();
+  bool comes_home = request.comes_home();
   wire::Message message;
   *message.mutable_prepare_incoming() = std::move(request);
   auto answer = co_await self->ask(std::move(node), std::move(message), kPrepareTimeout);
@@ -92,6 +97,7 @@ Awaitable<> Leader::prepare(Leader* self, std::string node, wire::PrepareIncomin
   } else {
     ready = answer->incoming_ready();
   }
+  if (ready && comes_home) self->recall_deputy(job_id);
   self->perform(self->arbiter_.incoming_ready(id, std::move(ready), Clock::now()));
 }
 
@@ -131,6 +137,7 @@ void Leader::job_moved(const ArbiterAction& action) {
   Job* job = jobs_.find(action.job_id);
   if (job == nullptr) return;
   jobs_.moved(*job, action.node, action.pid, Clock::now());
+  if (comes_home(*job, action.node)) jobs_.returned(*job);
   placement_.note(action.node, Clock::now());
   log::info("job moved", log::field("job", action.job_id), log::field("node", action.node));
   wire::Message message;

@@ -262,6 +262,8 @@ void Leader::on_agent_message(const std::string& node, ConnectionId id, wire::Me
       return from_job(node, message.job_terminal().job_id(), message);
     case wire::Message::kJobStarted:
       return on_job_started(node, message.job_started());
+    case wire::Message::kJobReturned:
+      return on_job_returned(node, message.job_returned().job_id());
     case wire::Message::kJobStartFailed:
       return on_job_start_failed(node, message.job_start_failed());
     case wire::Message::kJobExited:

@@ -19,7 +19,7 @@ constexpr auto kKeepsUpPoll = std::chrono::milliseconds(10);
 }  // namespace
 
 LeaderView::LeaderView(asio::io_context& context, Hooks hooks)
-    : context_(context), hooks_(std::move(hooks)), ghosts_(context, hooks_.ask) {}
+    : context_(context), hooks_(std::move(hooks)), ghosts_(context, hooks_.ask, hooks_.deputies) {}
 
 Result<void> LeaderView::listen(const std::string& socket_path) {
   GESTALT_ASSIGN(auto fd, listen_unix(socket_path, 0600));

@@ -19,6 +19,7 @@ class LeaderView {
     std::function<Awaitable<Result<wire::Message>>(std::string node, wire::Message message,
                                                    Clock::duration timeout)>
         ask;
+    std::function<std::set<std::uint32_t>()> deputies;  // pids that are taken on the leader
   };
   LeaderView(asio::io_context& context, Hooks hooks);
 

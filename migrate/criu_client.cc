@@ -17,7 +17,6 @@
 namespace gestalt {
 namespace {
 
-constexpr char kCriuProgram[] = "/usr/sbin/criu";
 constexpr std::size_t kMaxResponseBytes = 64U << 10;
 
 struct RealIds {
@@ -143,6 +142,7 @@ CriuClient::~CriuClient() { end(); }
 void CriuClient::end() {
   if (!socket_) return;
   socket_.reset();  // swrk ends at the end of its socket
+  if (pid_ == 0) return;
   if (!wait_child(pid_, deadline_in(milliseconds(500)))) {
     (void)::kill(pid_, SIGKILL);
     (void)wait_child(pid_, deadline_in(std::chrono::seconds(5)));
@@ -166,6 +166,7 @@ Result<criu_resp> CriuClient::request(const criu_req& request, const Notify& not
   std::string bytes = request.SerializeAsString();
   if (::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0) {
     int error_number = errno;
+    if (pid_ == 0) return fail_errno(error_number, "send a request to CRIU");
     auto status = wait_child(pid_, deadline_in(milliseconds(500)));
     return fail_errno(error_number, std::format("send a request to CRIU (wait status {})",
                                                 status ? std::to_string(*status) : "unknown"));

@@ -33,11 +33,14 @@ struct CriuStart {
 
 // The number under which a started CRIU has its end of the RPC socket.
 inline constexpr int kCriuRpcDescriptor = 10;
+inline constexpr char kCriuProgram[] = "/usr/sbin/criu";
 
 class CriuClient {
  public:
   // CRIU becomes a child of this process, and so do the trees it restores (rst_sibling).
   [[nodiscard]] static Result<CriuClient> start(const CriuStart& options);
+  // One that another has started, whose child it is: who has to end it.
+  [[nodiscard]] static CriuClient of_another(Fd socket) { return CriuClient(0, std::move(socket)); }
   CriuClient(CriuClient&&) = default;
   CriuClient& operator=(CriuClient&&) = delete;
   ~CriuClient();  // kills CRIU if it still runs

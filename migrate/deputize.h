@@ -10,24 +10,17 @@
 #include <sys/types.h>
 
 #include <functional>
-#include <string>
-#include <vector>
 
 #include "common/result.h"
+#include "migrate/injected_program.h"
 
 namespace gestalt {
 
 // A deputy's program, as /proc/PID/exe names it.
 inline constexpr char kDeputyProgram[] = "/usr/lib/gestalt/gestalt-deputy";
 
-struct DeputyProgram {
-  std::string path;  // the process's own user must be able to execute it
-  std::vector<std::string> argv;
-  std::vector<std::string> environment;
-};
-
 struct DeputyPlan {
-  DeputyProgram program;
+  InjectedProgram program;
   // Directories of cgroup2 groups: the deputy's, which runs, and the one where the process is
   // frozen. -1: it is in no frozen group, and stays where it is.
   int group = -1;

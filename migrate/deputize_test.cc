@@ -13,7 +13,7 @@ namespace gestalt {
 namespace {
 
 // Says on its standard output who it is, and ends with 7.
-DeputyProgram teller(const std::string& script = "echo $0 $GREETING $$; ls /proc/$$/fd; exit 7") {
+InjectedProgram teller(const std::string& script = "echo $0 $GREETING $$; ls /proc/$$/fd; exit 7") {
   return {.path = "/bin/sh",
           .argv = {"old-name", "-c", script, "old-name"},
           .environment = {"GREETING=hello", "PATH=/usr/bin:/bin"}};
@@ -97,9 +97,9 @@ TEST_F(DeputizeTest, SignalsThatCameBeforeWaitForTheDeputy) {
   });
   victim.next();
   ::kill(victim.pid(), SIGTERM);
-  DeputyProgram program{.path = "/usr/bin/sed",
-                        .argv = {"sed", "-n", "s/^ShdPnd:.//p", "/proc/self/status"},
-                        .environment = {}};
+  InjectedProgram program{.path = "/usr/bin/sed",
+                          .argv = {"sed", "-n", "s/^ShdPnd:.//p", "/proc/self/status"},
+                          .environment = {}};
   auto done = deputize(victim.pid(), {.program = program});
   ASSERT_TRUE(done) << done.error().text();
   EXPECT_EQ(said(), "0000000000004000\n");  // SIGTERM

@@ -67,6 +67,7 @@ Result<void> MigrationDestination::run() {
   cpu_seconds_at_start_ = cpu_seconds();
   auto moved = receive_unit();
   if (moved) moved = confirm();
+  if (moved && home_ != nullptr) home_->finish();
   if (moved) {
     enter(DestinationState::kPaging);
     (void)fault_point(Fault::kDestinationPaging);
@@ -78,6 +79,7 @@ Result<void> MigrationDestination::run() {
                log::field("error", moved.error().text()));
   destroy();
   if (sink_) sink_->stop();
+  if (home_ != nullptr) home_->give_up();
   state_.finish(DestinationState::kRolledBack);
   return moved;
 }
@@ -109,6 +111,7 @@ Result<void> MigrationDestination::receive_unit() {
   GESTALT_ASSIGN(auto plan, host_.prepare_io(handover));
   root_ = plan.root;
   network_ = plan.network;
+  home_ = plan.home;
   return restore(plan);
 }
 
@@ -221,8 +224,15 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   std::optional<GroupHolder> group;
   if (plan.group != 0 && plan.group != root_ && plan.group != ::getpgrp())
     if (auto held = GroupHolder::make(plan.group)) group.emplace(std::move(*held));
-  GESTALT_ASSIGN(auto criu, CriuClient::start(start));
+  auto started = start_criu(start);
   group.reset();
+  if (!started) {
+    connection_->stream().shut_down();
+    sink_->stop();
+    (void)sets.get();
+    return std::unexpected(std::move(started).error());
+  }
+  auto& criu = *started;
 
   // Pages may arrive while CRIU restores. If either fails, the other must not wait.
   std::future<Result<void>> fetched;
@@ -235,7 +245,8 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
     });
   auto notify = [&](std::string_view script) -> Result<void> {
     Result<void> done;
-    if (script == "pre-resume") done = sets.get();
+    if (script == "pre-resume" && home_ != nullptr) done = home_->occupied(parameters_.deadline);
+    if (done && script == "pre-resume") done = sets.get();
     if (done && script == "pre-resume" && fetched.valid()) {
       enter(DestinationState::kFetching);
       done = fetched.get();
@@ -268,6 +279,15 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   return fail(ErrorCode::kInternal, "CRIU restored the processes, but did not let them run");
 }
 
+Result<CriuClient> MigrationDestination::start_criu(const CriuStart& start) {
+  if (home_ == nullptr) return CriuClient::start(start);
+  GESTALT_ASSIGN(auto criu, home_->start_criu(start, parameters_.deadline));
+  GESTALT_TRY(fault_point(Fault::kDestinationHomeRoom));
+  GESTALT_TRY(home_->make_room(parameters_.deadline));
+  GESTALT_TRY(fault_point(Fault::kDestinationHomeRestore));
+  return criu;
+}
+
 Result<void> MigrationDestination::on_notify(std::string_view script) {
   if (script == "pre-resume") return on_restored();
   if (script == "post-resume") on_resumed();
@@ -293,6 +313,7 @@ Result<void> MigrationDestination::on_restored() {
   if (verdict != Verdict::kGranted)
     return fail(ErrorCode::kUnavailable, "the leader denied the migration");
   GESTALT_TRY(fault_point(Fault::kDestinationResume));
+  GESTALT_TRY(host_.granted());
   return connect_network();
 }
 
@@ -371,6 +392,7 @@ bool MigrationDestination::is_cancelled() {
 }
 
 void MigrationDestination::destroy() {
+  if (home_ != nullptr) home_->hide_end();
   // The peers are not to hear of its end.
   if (network_ != nullptr)
     if (auto done = network_->disconnect(); !done)

@@ -14,6 +14,7 @@
 #include "common/cgroup.h"
 #include "migrate/criu_client.h"
 #include "migrate/file_cache.h"
+#include "migrate/home_place.h"
 #include "migrate/image_transfer.h"
 #include "migrate/migration.h"
 #include "migrate/page_sink.h"
@@ -34,6 +35,7 @@ struct RestorePlan {
   pid_t root = 0;                  // the pid that the restored root must have
   pid_t group = 0;                 // its process group, if it is not that of the host; 0: is
   UnitNetwork* network = nullptr;  // not connected; of a unit that had one to itself
+  HomePlace* home = nullptr;       // it becomes the child of its own parent
 };
 
 // What the engine needs of the process that will own the unit. Called on the engine's
@@ -46,8 +48,10 @@ class DestinationHost {
   [[nodiscard]] virtual Result<RestorePlan> prepare_io(const std::string& handover) = 0;
   // The leader's verdict; returns once it is other than undecided, or by the deadline.
   [[nodiscard]] virtual Result<Verdict> await_verdict(Deadline deadline) = 0;
-  // Restored, about to run: `root` is a child of this process now.
+  // Restored, about to run: `root` is a child of this process now, or of its parent at home.
   [[nodiscard]] virtual Result<void> before_resume(pid_t root) = 0;
+  // The leader wants it to run here: the last moment before it does.
+  [[nodiscard]] virtual Result<void> granted() = 0;
   // It runs: tell the leader, start relaying.
   virtual void resumed(pid_t root) = 0;
   // Whether the leader has confirmed: kCompleted or kRolledBack by the deadline.
@@ -104,6 +108,7 @@ class MigrationDestination {
   [[nodiscard]] Result<void> connect_network();
   [[nodiscard]] criu_req restore_request(const RestorePlan& plan) const;
   [[nodiscard]] bool is_cancelled();
+  [[nodiscard]] Result<CriuClient> start_criu(const CriuStart& start);
   void destroy();
   void enter(DestinationState state) { state_.change(state_.get(), state); }
 
@@ -122,6 +127,7 @@ class MigrationDestination {
   Cgroup& group_;
   pid_t root_ = 0;
   UnitNetwork* network_ = nullptr;
+  HomePlace* home_ = nullptr;
   DestinationHost& host_;
   StateMachine<DestinationState> state_;
   std::unique_ptr<Listener> listener_;

@@ -380,8 +380,12 @@ Result<std::int64_t> Injector::call(long number, const Arguments& arguments) {
   return static_cast<std::int64_t>(registers.rax);
 }
 
-Result<Injector> Injector::clone_with_memory() {
-  GESTALT_ASSIGN(auto made, call(SYS_clone, {CLONE_VM | CLONE_PTRACE | SIGCHLD}));
+Result<Injector> Injector::clone_with_memory() { return clone(CLONE_VM); }
+
+Result<Injector> Injector::clone_as_sibling() { return clone(CLONE_PARENT); }
+
+Result<Injector> Injector::clone(std::uint64_t flags) {
+  GESTALT_ASSIGN(auto made, call(SYS_clone, {flags | CLONE_PTRACE | SIGCHLD}));
   if (made < 0) return fail_errno(static_cast<int>(-made), std::format("clone process {}", pid_));
   auto pid = static_cast<pid_t>(made);
   Injector child(pid, pid);

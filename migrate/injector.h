@@ -44,6 +44,8 @@ class Injector {
   // A child of the process that shares its memory, has copies of its descriptors, and runs only
   // what is injected, until it is let go of.
   [[nodiscard]] Result<Injector> clone_with_memory();
+  // A child of the process's parent, with copies of all that the process has; likewise.
+  [[nodiscard]] Result<Injector> clone_as_sibling();
   [[nodiscard]] pid_t pid() const { return pid_; }
   // execve(2) on the main thread, whose signal mask stays what it is now: nearly full. All other
   // threads have to be traced by this task, too; `meanwhile` has to reap them. On success the
@@ -56,6 +58,7 @@ class Injector {
  private:
   explicit Injector(pid_t pid, pid_t thread) : pid_(pid), thread_(thread) {}
   [[nodiscard]] static Result<Injector> attach_thread(pid_t pid, pid_t thread);
+  [[nodiscard]] Result<Injector> clone(std::uint64_t flags);
   [[nodiscard]] Result<void> stop();
   [[nodiscard]] Result<void> take_state();
   [[nodiscard]] Result<void> make_resumable();

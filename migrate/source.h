@@ -47,7 +47,7 @@ class SourceHost {
   // processes here stay frozen until run() returns, and are nobody's any more.
   virtual void serving(const wire::MigrationStats& so_far) = 0;
   // With SourceUnit::deputy_group: what is to stay of the root, now that the unit has moved.
-  [[nodiscard]] virtual DeputyProgram deputy() = 0;
+  [[nodiscard]] virtual InjectedProgram deputy() = 0;
 };
 
 struct SourceUnit {

@@ -82,6 +82,11 @@ bool is_terminal(const struct stat& info) {
   return S_ISCHR(info.st_mode) && major(info.st_rdev) >= 136 && major(info.st_rdev) <= 143;
 }
 
+bool has_ended(pid_t pid) {
+  auto stat = read_stat("/proc", pid);
+  return !stat || stat->state == 'Z' || stat->state == 'X';
+}
+
 std::vector<std::string> argv_of(pid_t pid) {
   auto text = read_file(std::format("/proc/{}/cmdline", pid), 8U << 20).value_or("");
   text.resize(std::min(text.size(), kMaxArgumentBytes));
@@ -117,14 +122,15 @@ Result<void> AdoptedProcess::look() {
   return {};
 }
 
-// What is born meanwhile is where its parent was at that moment.
+// What is born meanwhile is where its parent was at that moment. What has ended is in no group, and
+// in the tree until its parent has the time to collect it.
 Result<void> AdoptedProcess::take_tree() {
   for (int pass = 0; pass < kMostPasses; ++pass) {
     GESTALT_ASSIGN(auto tree, read_tree("/proc", pid_));
     GESTALT_ASSIGN(auto members, group_.processes());
     bool complete = true;
     for (pid_t pid : tree.pids) {
-      if (std::ranges::contains(members, pid)) continue;
+      if (std::ranges::contains(members, pid) || has_ended(pid)) continue;
       complete = false;
       auto added = group_.add(pid);
       if (!added && added.error().code != ErrorCode::kGone) return added;
@@ -135,20 +141,22 @@ Result<void> AdoptedProcess::take_tree() {
               "try again later");
 }
 
-void AdoptedProcess::give_back() {
+void move_members(Cgroup& from, Cgroup& to) {
   for (int pass = 0; pass < kMostPasses; ++pass) {
-    auto members = group_.processes();
+    auto members = from.processes();
     if (!members || members->empty()) return;
     for (pid_t pid : *members) {
-      auto added = home_->add(pid);
+      auto added = to.add(pid);
       if (added || added.error().code == ErrorCode::kGone) continue;
       log::error("a process cannot go back to its job", log::field("pid", pid),
                  log::field("error", added.error().text()));
-      (void)group_.kill();
+      (void)from.kill();
       return;
     }
   }
 }
+
+void AdoptedProcess::give_back() { move_members(group_, *home_); }
 
 std::string AdoptedProcess::descriptor_path(int number) const {
   return std::format("/proc/{}/fd/{}", pid_, number);
@@ -211,8 +219,8 @@ Result<void> AdoptedProcess::describe_terminal(wire::HandOver& hand_over, int nu
   return {};
 }
 
-DeputyProgram AdoptedProcess::deputy(std::uint64_t job_id) const {
-  DeputyProgram out{.path = kDeputyProgram, .argv = argv_of(pid_), .environment = {}};
+InjectedProgram AdoptedProcess::deputy(std::uint64_t job_id) const {
+  InjectedProgram out{.path = kDeputyProgram, .argv = argv_of(pid_), .environment = {}};
   auto stat = read_stat("/proc", pid_);
   if (out.argv.empty()) out.argv.emplace_back("gestalt-deputy");
   out.environment = {

@@ -15,6 +15,9 @@
 
 namespace gestalt {
 
+// All that are in `from`, however many they become meanwhile. What cannot go there ends.
+void move_members(Cgroup& from, Cgroup& to);
+
 class AdoptedProcess {
  public:
   // Takes it and its descendants into `group`, which must outlive this. An error leaves them
@@ -34,7 +37,7 @@ class AdoptedProcess {
   // Of the frozen process: how its standard streams and its terminal are to be made there.
   [[nodiscard]] Result<void> describe(wire::HandOver& hand_over);
   // After describe().
-  [[nodiscard]] DeputyProgram deputy(std::uint64_t job_id) const;
+  [[nodiscard]] InjectedProgram deputy(std::uint64_t job_id) const;
 
  private:
   AdoptedProcess(pid_t pid, Cgroup& group) : pid_(pid), group_(group) {}

@@ -99,7 +99,7 @@ wire::Message StandIn::make_hello() {
   hello.set_stand_in_pid(static_cast<std::uint32_t>(::getpid()));
   hello.set_migration_id(root_ == 0 ? incoming_id_ : 0);
   *hello.mutable_job() = job_info();
-  if (adopted_) hello.mutable_job()->clear_has_deputy();  // the parent and all that are here
+  if (adopted_ || home_) hello.mutable_job()->clear_has_deputy();  // its parent is here, itself
   hello.set_exited(exit_ready_ && !exit_acknowledged_);
   if (migration_) *hello.add_migrations() = pending_outcome();
   if (migration_ && migration_->asked)
@@ -343,7 +343,7 @@ void StandIn::abandon() {
     if (!migration_) give_back({ErrorCode::kUnavailable, "nobody wants it to move any more", {}});
     return;
   }
-  if (abandoned_) return;
+  if (abandoned_ || home_) return;
   abandoned_ = true;
   log::info("client gone: ending the job", log::field("job", job_id_));
   stdio_->abandon();

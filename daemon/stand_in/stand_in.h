@@ -17,6 +17,7 @@
 #include "common/proto/handover.pb.h"
 #include "daemon/stand_in/adopted_process.h"
 #include "daemon/stand_in/agent_link.h"
+#include "daemon/stand_in/home_streams.h"
 #include "daemon/stand_in/job_launcher.h"
 #include "daemon/stand_in/job_network.h"
 #include "daemon/stand_in/loop_caller.h"
@@ -100,6 +101,11 @@ class StandIn final : public SourceHost, public DestinationHost {
   [[nodiscard]] MigrationParameters parameters_of(std::uint64_t id, const std::string& secret,
                                                   const wire::MigrationOptions& options) const;
 
+  // stand_in_home.cc: one that comes home
+  [[nodiscard]] Result<RestorePlan> prepare_home(wire::HandOver hand_over);
+  void watch_returned();
+  void process_returned();
+
   // SourceHost, DestinationHost: on the engine's thread
   void before_freeze() override;
   Result<std::string> freeze_io() override;
@@ -108,11 +114,12 @@ class StandIn final : public SourceHost, public DestinationHost {
   Verdict await_outcome() override;
   void progress(const wire::MigrationProgress& progress) override;
   void serving(const wire::MigrationStats& so_far) override;
-  DeputyProgram deputy() override;
+  InjectedProgram deputy() override;
   void listening(std::uint16_t port) override;
   Result<RestorePlan> prepare_io(const std::string& handover) override;
   Result<Verdict> await_verdict(Deadline deadline) override;
   Result<void> before_resume(pid_t root) override;
+  Result<void> granted() override;
   void resumed(pid_t root) override;
   Result<Verdict> await_confirmation(Deadline deadline) override;
   void paging_finished() override;
@@ -127,8 +134,10 @@ class StandIn final : public SourceHost, public DestinationHost {
   std::optional<Cgroup> group_;
   std::unique_ptr<StdioRelay> stdio_;
   std::unique_ptr<AdoptedProcess> adopted_;  // the root, until it has left
-  ViewSession view_;                         // of a session
-  std::unique_ptr<JobNetwork> network_;      // if it has one to itself
+  std::unique_ptr<HomePlace> home_;          // of one that comes home
+  std::unique_ptr<HomeStreams> home_streams_;
+  ViewSession view_;                     // of a session
+  std::unique_ptr<JobNetwork> network_;  // if it has one to itself
   wire::JobInfo job_;
   wire::Identity identity_;
   pid_t root_ = 0;

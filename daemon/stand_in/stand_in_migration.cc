@@ -90,7 +90,7 @@ void StandIn::give_back(const Error& why) {
   report_start_failure(why);
 }
 
-DeputyProgram StandIn::deputy() {
+InjectedProgram StandIn::deputy() {
   return caller_.call([this] { return adopted_->deputy(job_id_); });
 }
 
@@ -310,6 +310,14 @@ void StandIn::start_incoming(const wire::Message& message) {
     }
     network_ = std::move(*network);
   }
+  if (request.comes_home()) {
+    auto home = HomePlace::create(job_id_, static_cast<pid_t>(request.root_pid()));
+    if (!home) {
+      reply(message, error_answer(home.error()));
+      return forget_job();
+    }
+    home_ = std::move(*home);
+  }
   incoming_request_ = message;
   group_pid_ = request.group_pid();
   migration_.emplace();
@@ -346,6 +354,7 @@ Result<RestorePlan> StandIn::prepare_io(const std::string& handover) {
     job_ = hand_over.job();
     job_.set_stand_in_pid(stand_in_pid);
     identity_ = hand_over.identity();
+    if (home_) return prepare_home(std::move(hand_over));
     GESTALT_ASSIGN(auto plan, stdio_->restore(hand_over));
     plan.root = static_cast<pid_t>(hand_over.job().pid());
     plan.network = network_.get();
@@ -363,7 +372,7 @@ Result<Verdict> StandIn::await_verdict(Deadline deadline) {
 Result<void> StandIn::before_resume(pid_t root) {
   return caller_.call([this, root]() -> Result<void> {
     root_ = root;
-    return stdio_->before_resume(root);
+    return home_ ? Result<void>() : stdio_->before_resume(root);
   });
 }
 
@@ -390,18 +399,25 @@ void StandIn::incoming_finished(Result<void> outcome) {
     report_outcome(wire::MigrationOutcome::FAILED, &outcome.error(), nullptr);
     migration_->destination->tell_source(outcome.error());
     migration_.reset();
+    home_.reset();
     return forget_job();
   }
   log::info("job moved in", log::field("job", job_id_), log::field("pid", root_));
   paging_id_ = migration_->id;
-  paging_done_ = false;
   paging_ = std::move(migration_->destination);
   warmer_ = paging_->take_warmer();
   migration_.reset();
+  if (home_) {
+    if (paging_done_) return end_paging();
+    paging_->hurry();  // nothing is to be left elsewhere, in no mode
+    watch_returned();
+    return pages_lost(early_loss_);
+  }
   stdio_->start();
   stdio_->resync();
   if (root_status_) root_ended();
   pages_lost(early_loss_);
+  if (paging_done_) end_paging();  // they were here before this was over
   on_child_events();
 }
 
@@ -417,6 +433,7 @@ void StandIn::end_paging() {
   if (!paging_ || migration_) return;  // the migration's thread may wait for it
   paging_->close();
   paging_.reset();
+  if (home_) return process_returned();
   leave_when_empty();
 }
 

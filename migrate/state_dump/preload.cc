@@ -1,6 +1,6 @@
-// libgestalt-state-dump.so: preloaded into CRIU for a dump without anonymous memory. What it
-// does, and why it is safe, stands in migrate/state_dump.h. In doubt every call is passed on
-// as it is: then CRIU dumps more, which is always right.
+// libgestalt-state-dump.so: preloaded into CRIU for a dump without anonymous memory, and where it
+// works in a session. What it does, and why it is safe, stands in migrate/state_dump.h. In doubt
+// every call is passed on as it is: then CRIU dumps more, which is always right.
 //
 // CRIU dumps from one thread. Plain C underneath: no exceptions, nothing of libstdc++.
 
@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -280,6 +281,22 @@ int status_of(int directory, const char* path, struct stat* out, int flags) {
   return static_cast<int>(::syscall(SYS_newfstatat, directory, path, out, flags));
 }
 
+// Where a process comes home the terminal is its session's, and keeps its settings and its
+// foreground group: CRIU would give it those from the image (migrate/home_place.h).
+bool changes_terminal(unsigned long request) {
+  switch (request) {
+    case TIOCSPGRP:
+    case TIOCSWINSZ:
+    case TIOCSLCKTRMIOS:
+    case TCSETS:
+    case TCSETSW:
+    case TCSETSF:
+      return ::getenv("GESTALT_AT_HOME") != nullptr;
+    default:
+      return false;
+  }
+}
+
 // In place of real ids that were set before the exec: with these the loader would take
 // CRIU for a set-user-id program, and load nothing for its environment's sake.
 __attribute__((constructor)) void take_real_ids() {
@@ -299,6 +316,7 @@ EXPORTED int ioctl(int fd, unsigned long request, ...) {
   va_start(list, request);
   void* argument = va_arg(list, void*);
   va_end(list);
+  if (changes_terminal(request)) return 0;
   if (request == PAGEMAP_SCAN && argument != nullptr) {
     auto& scan = *static_cast<pm_scan_arg*>(argument);
     int saved_errno = errno;

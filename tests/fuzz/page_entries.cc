@@ -11,6 +11,7 @@
 #include "migrate/files_image.h"
 #include "migrate/held_packets.h"
 #include "migrate/image_transfer.h"
+#include "migrate/launcher_orders.h"
 #include "migrate/page_chunk.h"
 #include "migrate/page_wire.h"
 #include "migrate/pagemap_image.h"
@@ -379,6 +380,18 @@ std::vector<std::string> files_image_seeds() {
           entry};
 }
 
+void run_launch_text(std::string_view input) {
+  LaunchRequest request;
+  if (!parse_launch_text(std::string(input), request)) return;
+  LaunchRequest again;
+  promise(parse_launch_text(launch_text(request), again).has_value(), "what is sent is understood");
+  promise(again.argv == request.argv && again.environment == request.environment, "as it was");
+}
+
+std::vector<std::string> launch_text_seeds() {
+  return {launch_text({.argv = {"gestalt-deputy", ""}, .environment = {"PATH=/bin"}})};
+}
+
 }  // namespace
 
 std::span<const Entry> page_entries() {
@@ -393,6 +406,7 @@ std::span<const Entry> page_entries() {
       {"cached_file", run_cached_file, cached_file_seeds},
       {"packets", run_packets, packets_seeds},
       {"files_image", run_files_image, files_image_seeds},
+      {"launch_text", run_launch_text, launch_text_seeds},
       {"traits", run_traits, traits_seeds},
       {"page_set_changes", run_page_set_changes, page_set_change_seeds}};
   return kEntries;

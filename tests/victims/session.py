@@ -63,6 +63,23 @@ def node_of(pid):
     return ",".join(each["node"] for each in processes(pid))
 
 
+def residue(pid):
+    """What would tell that it is not an ordinary child of its shell at home."""
+    host = host_pid_of(pid)
+    status = dict(line.split(":", 1) for line in open(f"/proc/{host}/status", encoding="utf-8"))
+    return {
+        "program": os.readlink(f"/proc/{host}/exe"),
+        "parent": status["PPid"].strip(),
+        "group": open(f"/proc/{host}/cgroup", encoding="utf-8").read(),
+        "mounts": os.readlink(f"/proc/{host}/ns/mnt"),
+        "streams": [os.readlink(f"/proc/{host}/fd/{number}") for number in range(3)],
+        "tracer": status["TracerPid"].strip(),
+        "jobs": sorted(each["job_id"] for each in processes(pid)),
+        # As numbered in the cluster.
+        "ids": [status[key].split()[-1] for key in ("NSpid", "NSpgid", "NSsid")],
+    }
+
+
 def host_pid_of(pid):
     """Of what has this pid in the cluster here, as the leader itself numbers it."""
     for each in os.listdir("/proc"):

@@ -1,0 +1,33 @@
+// A deputy's part when its process comes home.
+#include "cli/run_session.h"
+
+namespace gestalt::cli {
+
+void RunSession::go_on_from(const wire::DeputyState& state) {
+  input_.restore(state);
+  output_.restore(state.output_offset());
+  error_.restore(state.error_offset());
+}
+
+// The terminal is as the shell gave it to the process, in case that it does come.
+wire::DeputyState RunSession::pause() {
+  wire::DeputyState state;
+  state.set_terminal_was_raw(terminal_.is_raw());
+  update_terminal();
+  terminal_.restore();
+  input_.describe(state);
+  state.set_output_offset(output_.consumed_offset());
+  state.set_error_offset(error_.consumed_offset());
+  output_.pause(true);
+  error_.pause(true);
+  return state;
+}
+
+void RunSession::go_on() {
+  output_.pause(false);
+  error_.pause(false);
+  for (const auto& message : std::exchange(held_messages_, {})) on_message(message);
+  update_terminal();
+}
+
+}  // namespace gestalt::cli
