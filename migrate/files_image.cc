@@ -35,6 +35,16 @@ Result<std::vector<MessageField>> split_known(std::string_view message) {
   return fields;
 }
 
+// In a session they are found through links in /proc.
+constexpr std::string_view kViewPlaces[] = {"/run/gestalt/machine/", "/run/gestalt/proc/"};
+
+// "/proc/stat" for "/run/gestalt/machine/stat"; empty: it is nothing of the view's.
+std::string name_in_proc(std::string_view name) {
+  for (auto place : kViewPlaces)
+    if (name.starts_with(place)) return "/proc/" + std::string(name.substr(place.size()));
+  return {};
+}
+
 struct Terminals {
   const std::string& there;
   const std::string& here;
@@ -47,12 +57,14 @@ Result<std::string> changed_entry(std::string_view entry, const Terminals& termi
   for (const auto& field : fields)
     if (field.number == kName) name = field.bytes;
   bool is_terminal = !terminals.there.empty() && name == terminals.there;
-  if (!is_terminal && !name.starts_with("/proc/") && !name.starts_with("/sys/"))
+  auto in_proc = name_in_proc(name);
+  if (!is_terminal && in_proc.empty() && !name.starts_with("/proc/") && !name.starts_with("/sys/"))
     return std::string();
   std::string out;
   for (auto field : fields) {
     if (field.number == kSize || field.number == kMode) continue;
     if (field.number == kName && is_terminal) field.bytes = terminals.here;
+    if (field.number == kName && !in_proc.empty()) field.bytes = in_proc;
     put(out, field);
   }
   return out;

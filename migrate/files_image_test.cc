@@ -55,6 +55,15 @@ TEST(FilesImage, SizesOfProcAreNotCompared) {
                             file(regular("/process", kChecks))}));
 }
 
+TEST(FilesImage, FilesOfTheSingleViewAreProcs) {
+  auto content = image({file(regular("/run/gestalt/machine/stat", kChecks)),
+                        file(regular("/run/gestalt/proc/7/stat", kChecks)),
+                        file(regular("/run/gestalt/other", kChecks))});
+  ASSERT_TRUE(adapt_files(content, "", ""));
+  EXPECT_EQ(content, image({file(regular("/proc/stat", "")), file(regular("/proc/7/stat", "")),
+                            file(regular("/run/gestalt/other", kChecks))}));
+}
+
 TEST(FilesImage, OtherKindsOfFilesStay) {
   std::string pipe = number(1, 7) + number(2, 5) + text(9, "x");
   auto content = image({pipe});
