@@ -163,22 +163,35 @@ build_base() {
   trim "$root"
 }
 
+# Upstreams' archives of source packages, not unpacked.
+fetch_sources() { # ROOT PKG...
+  local root=$1 list=$1/etc/apt/sources.list.d/source.list
+  shift
+  (($#)) || return 0
+  sed -n 's/^deb /deb-src /p' "$root/etc/apt/sources.list" >"$list"
+  apt "$root" update
+  in_root "$root" sh -c 'cd /usr/src && apt-get -q source --download-only "$@"' sh "$@"
+  rm -f "$list"
+}
+
 # build_dev LOWER UPPER WORK: leaves the layer in UPPER.
 build_dev() {
   local lower=$1 upper=$2 work=$3 root=$3/root
-  local -a wanted sid
+  local -a wanted sid sources
   mkdir -p "$upper" "$work/work" "$root"
   mount -t overlay overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work/work" "$root"
   mount_for_build "$root"
   phase "dev: build packages"
   mapfile -t wanted < <(packages "$lists/build.list")
   mapfile -t sid < <(packages "$lists/build.list" sid)
+  mapfile -t sources < <(packages "$lists/build.list" source)
   if grep -qx CRIU_SUITE=sid "$root/etc/gestalt-toolbox-release"; then
     enable_sid "$root"
   fi
   apt "$root" update
   apt "$root" install "${wanted[@]}" "${sid[@]}"
   disable_sid "$root"
+  fetch_sources "$root" "${sources[@]}"
   apt "$root" autoclean
   unmount_after_build "$root"
   trim "$root"

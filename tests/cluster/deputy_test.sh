@@ -188,7 +188,7 @@ def test():
     equal(s.settings(), before, "the terminal after Python")
     s.type("less /etc/services\n")
     s.expect("# Network services")
-    pid = gestalt_pid("less /etc/services")
+    pid = pid_of("less /etc/services")
     move(pid, "node2")
     s.type("/postgresql\n")
     s.expect("postgresql")
@@ -197,10 +197,6 @@ def test():
     equal(s.settings(), before, "the terminal after less")
     s.leave()
 
-def gestalt_pid(command):
-    listed = json.loads(gestalt("ps", "--json").stdout)
-    return [each["pid"] for each in listed if each["command"] == command][0]
-import json
 main(test)
 END
 }

@@ -80,6 +80,15 @@ def residue(pid):
     }
 
 
+def pid_of(command):
+    """Of what was started by a command that begins so."""
+    listed = json.loads(gestalt("ps", "--json").stdout)
+    found = [each["pid"] for each in listed if each["command"].startswith(command)]
+    if len(found) != 1:
+        raise Failed(f"{len(found)} processes are {command!r}")
+    return found[0]
+
+
 def host_pid_of(pid):
     """Of what has this pid in the cluster here, as the leader itself numbers it."""
     for each in os.listdir("/proc"):
