@@ -2,6 +2,7 @@
 // (migrate/deputize.h). To its parent, its terminal and who signals it, it is that process; to the
 // daemon it is the client of the job that the process is now. Not meant to be run by hand: who
 // injects it says by the environment what it stands for (AdoptedProcess::deputy()).
+#include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -24,6 +25,7 @@ namespace gestalt::cli {
 namespace {
 
 constexpr auto kRetry = milliseconds(200);
+constexpr auto kSettled = milliseconds(500);
 
 struct Task {
   std::uint64_t job_id = 0;
@@ -38,8 +40,11 @@ std::optional<wire::DeputyState> read_state() {
   if (text == nullptr) return std::nullopt;
   Fd file(std::atoi(text));
   wire::DeputyState state;
-  bool read = ::lseek(file.get(), 0, SEEK_SET) == 0 && state.ParseFromFileDescriptor(file.get());
-  if (!read) return std::nullopt;
+  auto size = ::lseek(file.get(), 0, SEEK_END);
+  if (size < 0 || ::lseek(file.get(), 0, SEEK_SET) != 0) return std::nullopt;
+  std::string bytes(static_cast<std::size_t>(size), '\0');
+  auto read = read_exact(file.get(), std::as_writable_bytes(std::span(bytes)), Deadline::max());
+  if (!read || !state.ParseFromString(bytes)) return std::nullopt;
   return state;
 }
 
@@ -115,6 +120,8 @@ Result<Outcome> stand_for(const Task& task) {
   *request.mutable_spec()->mutable_stdio() = task.stdio;
   RunSession session(loop, path, std::move(socket), std::move(request), task.job_id);
   if (task.state) session.go_on_from(*task.state);
+  // There may be many of us, and most have nothing to do for long.
+  (void)loop.after(kSettled, [] { (void)::malloc_trim(0); });
   auto outcome = session.run();
   loop.unwatch(children.get());
   return outcome;

@@ -5,6 +5,7 @@
 #include <boost/json/parse.hpp>
 #include <csignal>
 #include <limits>
+#include <regex>
 
 #include "cli/exit_codes.h"
 #include "cli/json_output.h"
@@ -13,9 +14,25 @@
 #include "cli/table.h"
 #include "cli/text.h"
 #include "cli/units.h"
+#include "common/fd.h"
 
 namespace gestalt::cli {
 namespace {
+
+// How many the message has, by the text that it is made of: at run time nobody knows.
+std::size_t fields_of(const std::string& message) {
+  for (const char* file : {GESTALT_PROTO "/migration.proto", GESTALT_PROTO "/control.proto"}) {
+    auto text = read_file(file).value_or("");
+    auto begin = text.find(std::format("\nmessage {} {{", message));
+    if (begin == std::string::npos) continue;
+    auto body = text.substr(begin, text.find("\n}", begin) - begin);
+    std::regex field(R"(\n  [^\n/]* = \d+;)");
+    return static_cast<std::size_t>(
+        std::distance(std::sregex_iterator(body.begin(), body.end(), field), {}));
+  }
+  ADD_FAILURE() << "there is no message " << message;
+  return 0;
+}
 
 TEST(Text, InvalidUtf8BecomesHexAndStaysValid) {
   EXPECT_EQ(to_utf8("gr\xc3\xbc\xc3\x9f\n"), "gr\xc3\xbc\xc3\x9f\n");
@@ -153,8 +170,7 @@ TEST(Json, NodeAndMigrationKeys) {
   for (const char* key : {"p50", "p99", "p999", "max"})
     EXPECT_TRUE(migration.at("fault_latency_seconds").as_object().contains(key)) << key;
   // Nothing that is measured stays unsaid.
-  auto fields = wire::MigrationStats::descriptor()->field_count();
-  EXPECT_EQ(migration.size() + 1, static_cast<std::size_t>(fields));  // error
+  EXPECT_EQ(migration.size() + 1, fields_of("MigrationStats"));  // error
 }
 
 TEST(Json, NestedNumbersAreForPeopleToo) {
@@ -179,7 +195,7 @@ TEST(Json, PreflightKeys) {
   auto object = preflight_object(report, 5);
   EXPECT_FALSE(object.at("can_move").as_bool());
   EXPECT_EQ(object.at("blockers").at(0).at("what").as_string(), "io_uring");
-  EXPECT_EQ(object.size(), static_cast<std::size_t>(report.descriptor()->field_count()) + 2);
+  EXPECT_EQ(object.size(), fields_of("PreflightReport") + 2);
 }
 
 TEST(Units, Rates) {
