@@ -3,12 +3,15 @@
 Sessions on the leader, whose processes move to node1.
 """
 
+import json
 import os
+import signal
 import statistics
 import subprocess
 import tempfile
 import time
 
+import criu
 import nodes
 from network import gestalt_json
 from nodes import SOURCE
@@ -85,6 +88,70 @@ def memory(_sizes):
         return {"kib": int(sizes["Anonymous:"])}
     finally:
         end(process, pid)
+
+
+# Of a session: starts a child, and notes for how long it did not run itself.
+WATCHER = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+time.sleep(0.5)
+print(child.pid, flush=True)
+gaps, before = [], time.monotonic()
+while child.poll() is None:
+    until = time.monotonic() + 0.01
+    while (now := time.monotonic()) < until:
+        if now - before > 0.001:
+            gaps.append((before, now - before))
+        before = now
+print(gaps, flush=True)
+"""
+
+
+def criu_restore_seconds():
+    """By its command line, of a process like the one that comes home."""
+    process = subprocess.Popen(
+        ["setsid", "python3", "-c", "import time; time.sleep(600)"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(0.5)
+    with tempfile.TemporaryDirectory(dir="/run") as directory:
+        options = ["-D", directory, *criu.OPTIONS.split()]
+        subprocess.run(["criu", "dump", "--tree", str(process.pid), *options], check=True, capture_output=True, timeout=60)
+        process.wait(PATIENCE_SECONDS)
+        began = time.monotonic()
+        subprocess.run(["criu", "restore", "--restore-detached", *options], check=True, capture_output=True, timeout=60)
+        seconds = time.monotonic() - began
+    os.kill(process.pid, signal.SIGKILL)
+    return seconds
+
+
+def parent_stop_seconds():
+    """What the parent loses while its child comes home: it is stopped twice."""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as program:
+        program.write(WATCHER)
+        program.flush()
+        watcher = session(f"python3 {program.name}")
+        pid = int(watcher.stdout.readline())
+        gestalt_json("migrate", pid, SOURCE)
+        time.sleep(0.5)
+        began = time.monotonic()
+        gestalt_json("migrate", pid, "leader")
+        time.sleep(0.2)
+        ended = time.monotonic()
+        subprocess.run(["gestalt", "kill", "-KILL", str(pid)], check=True, capture_output=True, timeout=60)
+        out, _ = watcher.communicate(timeout=PATIENCE_SECONDS)
+    gaps = sorted(gap for at, gap in json.loads(out.replace("(", "[").replace(")", "]")) if began < at < ended)
+    if len(gaps) < 1:
+        raise nodes.Failed("the parent was not stopped at all")
+    return sum(gaps[-2:])
+
+
+def home(_sizes):
+    stops = [parent_stop_seconds() for _ in range(MOVES)]
+    restores = [criu_restore_seconds() for _ in range(MOVES)]
+    return {"stop_seconds": statistics.median(stops), "restore_seconds": statistics.median(restores)}
 
 
 def relay(_sizes):

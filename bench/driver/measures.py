@@ -33,10 +33,15 @@ GROUPS = {
         "fault-latency": series.fault_latency,
     },
     "tracking": {"tracking": series.tracking},
-    "network": {"peers-eager": network.pauses("eager"), "peers-post-copy": network.pauses("post-copy")},
+    "network": {
+        "peers-eager": network.pauses("eager"),
+        "peers-post-copy": network.pauses("post-copy"),
+        "redis": network.redis,
+    },
     "deputy": {
         "deputy-freeze": deputy.freezes,
         "deputy-memory": deputy.memory,
+        "deputy-home": deputy.home,
         "deputy-relay": deputy.relay,
         "deputy-iperf3": series.iperf3,
     },
@@ -354,6 +359,13 @@ def measures(sizes):
             longest_pause,
         ),
         Measure(
+            "network.redis",
+            "redis-server under load, 10 moves: longest request ÷ freeze",
+            "<= 2",
+            ("redis",),
+            lambda runs: ratio(pick(runs, "pause_seconds"), pick(runs, "freeze_seconds")),
+        ),
+        Measure(
             "deputy.freeze",
             "freeze of a session's process ÷ of a job's root",
             "<= 1.1",
@@ -367,6 +379,13 @@ def measures(sizes):
             ("deputy-memory",),
             lambda runs: of_runs(pick(runs, "kib")),
             "KiB",
+        ),
+        Measure(
+            "deputy.home",
+            "its parent's stop when a process comes home ÷ a CRIU restore",
+            "<= 1.5",
+            ("deputy-home",),
+            lambda runs: ratio(pick(runs, "stop_seconds"), pick(runs, "restore_seconds")),
         ),
         Measure(
             "deputy.relay",

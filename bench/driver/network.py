@@ -3,6 +3,7 @@
 Python's echo server, and clients on the leader, each with one request under way at a time.
 """
 
+import csv
 import json
 import socket
 import subprocess
@@ -115,3 +116,49 @@ def pauses(mode):
             server.wait(PATIENCE_SECONDS)
 
     return measure
+
+
+REDIS_CLIENTS = 20
+
+
+def redis_benchmark(address, requests):
+    """Its seconds and its longest request; an error of any request is one of the program."""
+    command = ["redis-benchmark", "-h", address, "-c", REDIS_CLIENTS, "-n", requests, "-t", "get", "--csv"]
+    began = time.monotonic()
+    ended = subprocess.run(
+        [str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    lines = list(csv.DictReader(ended.stdout.splitlines()))
+    if ended.returncode != 0 or len(lines) != 1 or "rror" in ended.stderr:
+        raise Failed(f"redis-benchmark: {ended.stdout} {ended.stderr}")
+    return time.monotonic() - began, float(lines[0]["max_latency_ms"]) / 1e3
+
+
+def redis(_sizes):
+    """redis-server under load, moved ten times: the longest request ÷ the freeze of that move."""
+    command = ["redis-server", "--save", "", "--protected-mode", "no", "--logfile", "/dev/null"]
+    server = subprocess.Popen(
+        ["gestalt", "run", "--net", "own", "--node", SOURCE, "--", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+    def task():
+        return next((each for each in gestalt_json("ps") if each["command"].startswith("redis-server")), None)
+
+    try:
+        nodes.wait_until(task, "redis-server runs", 10, 0.1)
+        pid, address = task()["pid"], task()["address"]
+        time.sleep(0.5)
+        seconds, _ = redis_benchmark(address, 20000)
+        requests = int(20000 / seconds * 1.5)
+        worst = (0.0, 1.0)
+        for i in range(MOVES):
+            load = nodes.start(redis_benchmark, address, requests)
+            time.sleep(PAUSE_SECONDS)
+            stats = gestalt_json("migrate", pid, SOURCE if i % 2 else DESTINATION)[0]
+            worst = max(worst, (load.result()[1], stats["freeze_seconds"]), key=lambda each: each[0] / each[1])
+        return {"pause_seconds": worst[0], "freeze_seconds": worst[1]}
+    finally:
+        server.terminate()
+        server.wait(PATIENCE_SECONDS)
