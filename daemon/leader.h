@@ -151,6 +151,8 @@ class Leader {
   [[nodiscard]] bool comes_home(const Job& job, const std::string& node) const;
   // So that it can be paused, and make room.
   void recall_deputy(std::uint64_t job_id);
+  // After a migration home: until there is a deputy again, or none is needed; not for ever.
+  Awaitable<> await_deputy(std::uint64_t job_id);
   // Of what has come home with pages to follow, until it is no job any more.
   Awaitable<> await_returned(std::uint32_t pid);
   static Awaitable<> deputy_gone(Leader* self, std::uint64_t job_id, Fd process);

@@ -20,6 +20,7 @@ constexpr std::size_t kMaxCommandBytes = 4096;
 // A dying process loses its connections some time before it is dead.
 constexpr auto kDyingPoll = std::chrono::milliseconds(20);
 constexpr int kDyingPolls = 100;
+constexpr auto kNewDeputyTimeout = std::chrono::seconds(6);  // its launcher tries for five
 constexpr auto kReturnTimeout = std::chrono::seconds(60);
 constexpr auto kLookInterval = std::chrono::milliseconds(500);
 
@@ -143,6 +144,16 @@ void Leader::recall_deputy(std::uint64_t job_id) {
   send_to_client(job->owner, message);
 }
 
+Awaitable<> Leader::await_deputy(std::uint64_t job_id) {
+  for (auto deadline = deadline_in(kNewDeputyTimeout); Clock::now() < deadline;) {
+    const Job* job = jobs_.find(job_id);
+    bool missing = job != nullptr && job->record.has_deputy && !job->ended() && !job->returned &&
+                   job->owner == 0;
+    if (!missing) co_return;
+    co_await sleep_for(kDyingPoll);
+  }
+}
+
 Awaitable<> Leader::await_returned(std::uint32_t pid) {
   auto is_returning = [&] {
     const Job* job = jobs_.with_deputy(pid);
@@ -165,11 +176,9 @@ Awaitable<> Leader::deputy_gone(Leader* self, std::uint64_t job_id, Fd process) 
   if (job->recalled) {
     while (self->jobs_.find(job_id) != nullptr && self->arbiter_.of_job(job_id) != nullptr)
       co_await sleep_for(kDyingPoll);
-    for (int i = 0; i < kDyingPolls; ++i) {
-      job = self->jobs_.find(job_id);
-      if (job == nullptr || job->ended() || job->returned || job->owner != 0) co_return;
-      co_await sleep_for(kDyingPoll);
-    }
+    co_await self->await_deputy(job_id);
+    job = self->jobs_.find(job_id);
+    if (job == nullptr || job->ended() || job->returned || job->owner != 0) co_return;
   }
   log::info("deputy ended: so does its process", log::field("job", job_id),
             log::field("pid", job->record.root_pid));

@@ -159,13 +159,15 @@ Result<void> HomePlace::look_at_neighbours() {
 // ------------------------------------------------------------------ deputy and launcher
 
 Result<Fd> HomePlace::await_peer(pid_t pid, Deadline deadline) {
-  while (true) {
+  for (bool told = false;;) {
     GESTALT_TRY(wait_for(listener_.get(), POLLIN, deadline));
     Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket) continue;
     GESTALT_ASSIGN(auto peer, peer_credentials(socket.get()));
     if (peer.pid != pid) {
-      log::warning("not expected here", log::field("pid", peer.pid), log::field("uid", peer.uid));
+      // Anybody may try.
+      if (!std::exchange(told, true))
+        log::warning("not expected here", log::field("pid", peer.pid), log::field("uid", peer.uid));
       continue;
     }
     if (pid != root_ && peer.uid != 0)
@@ -296,9 +298,12 @@ void HomePlace::release_parent() {
 }
 
 // The parent collects it without knowing.
-Result<void> HomePlace::end_child(pid_t pid, bool by_force) {
-  if (auto process = open_process(pid)) {
-    if (by_force) (void)::kill(pid, SIGKILL);
+Result<void> HomePlace::end_child(pid_t pid) {
+  // While the parent is held its children keep their pids; others' pids are none of ours.
+  auto process = open_process(pid);
+  auto stat = read_stat("/proc", pid);
+  if (process && stat && stat->parent_pid == parent_) {
+    (void)::kill(pid, SIGKILL);
     GESTALT_TRY(wait_for(process.get(), POLLIN, deadline_in(kEndTimeout)));
   }
   auto children = static_cast<std::uint64_t>(pid);
@@ -359,7 +364,7 @@ Result<void> HomePlace::make_room(Deadline deadline) {
   Fd state;
   GESTALT_ASSIGN(auto deputy, deputy_request(LaunchOrder::kRemember, state));
   GESTALT_ASSIGN([[maybe_unused]] auto remembered, order(std::move(deputy)));
-  GESTALT_TRY(end_child(root_, true));
+  GESTALT_TRY(end_child(root_));
   deputy_ended_ = true;
   return await_free_pid(std::min(deadline, deadline_in(kEndTimeout)));
 }
@@ -382,7 +387,7 @@ void HomePlace::remove_helpers() {
   for (pid_t* helper : {&criu_pid_, &launcher_pid_}) {
     if (*helper == 0) continue;
     if (parent_held_) {
-      log_unless(end_child(*helper, true), "a helper is left", *helper);
+      log_unless(end_child(*helper), "a helper is left", *helper);
     } else {
       (void)::kill(*helper, SIGKILL);
     }
@@ -433,8 +438,8 @@ Result<LaunchRequest> HomePlace::deputy_request(LaunchOrder order, Fd& state) co
 }
 
 Result<void> HomePlace::make_deputy() {
-  if (criu_pid_ != 0 && parent_held_) (void)end_child(std::exchange(criu_pid_, 0), true);
-  if (parent_held_) GESTALT_TRY(end_child(root_, true));
+  if (criu_pid_ != 0 && parent_held_) (void)end_child(std::exchange(criu_pid_, 0));
+  if (parent_held_) GESTALT_TRY(end_child(root_));
   auto deadline = deadline_in(kEndTimeout);
   // They are back in the group, if the process was there already; what it has started is not yet
   // collected, perhaps.

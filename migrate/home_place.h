@@ -78,7 +78,7 @@ class HomePlace {
   [[nodiscard]] Result<std::int64_t> order(LaunchRequest request);
   [[nodiscard]] Result<void> hold_parent();
   [[nodiscard]] Result<void> move_neighbours(pid_t group);
-  [[nodiscard]] Result<void> end_child(pid_t pid, bool by_force);
+  [[nodiscard]] Result<void> end_child(pid_t pid);
   [[nodiscard]] Result<void> await_free_pid(Deadline deadline);
   [[nodiscard]] Result<LaunchRequest> deputy_request(LaunchOrder order, Fd& state) const;
   [[nodiscard]] Result<void> make_deputy();

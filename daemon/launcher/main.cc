@@ -228,6 +228,8 @@ int stand_in_gone() {
 int serve(const std::string& job) {
   auto socket = connect_unix(paths::kHomeSocket + job);
   if (!socket) return 1;
+  auto peer = peer_credentials(socket->get());
+  if (!peer || peer->uid != 0) return 1;
   while (true) {
     auto received = receive(socket->get());
     if (!received) return stand_in_gone();

@@ -210,7 +210,7 @@ def test():
     before = s.run(children)
     for mode in ("eager", "lazy", "pre-copy", "post-copy", "hybrid"):
         pid = s.start(f"{VICTIMS}/memory --mib 48 --until /run/end-{mode} >/root/{mode}.out 2>&1")
-        wait_until(lambda: "tick 3" in open(f"/root/{mode}.out").read(), "it works")
+        wait_until(lambda: "tick 3" in content(f"/root/{mode}.out"), "it works")
         move(pid, "node1", "--mode", mode)
         equal(node_of(pid), "node1", f"where it is after {mode}")
         equal(s.run(f"ps -o comm= -p {pid}").strip(), "memory", "its name")
@@ -318,7 +318,7 @@ def test():
     refused(pid, "descriptor 0 (/root/fifo)", "a named pipe")
     s.run(f"kill {pid}")
     pid = s.start("bash -c 'sleep 300 & echo $! >/root/child; wait'")
-    wait_until(lambda: os.path.exists("/root/child") and open("/root/child").read(), "it has a child")
+    wait_until(lambda: content("/root/child"), "it has a child")
     child = open("/root/child").read().strip()
     move(child, "node2")
     refused(pid, child, "it has moved away itself")

@@ -141,7 +141,7 @@ def test():
     pid = s.start("sh -c 'while :; do sleep 0.1; done'")
     for node in ("node1", None):
         tracer = s.start(f"strace -f -qq -o /root/trace -p {pid}")
-        wait_until(lambda: "wait4" in open("/root/trace").read() if os.path.exists("/root/trace") else False, "it is traced")
+        wait_until(lambda: "wait4" in content("/root/trace"), "it is traced")
         refused = gestalt("migrate", pid, "node1", "--dry-run")
         equal(f"process {tracer} traces it" in refused.stdout + refused.stderr, True, refused.stdout + refused.stderr)
         s.run(f"kill -INT {tracer}; wait {tracer}; rm /root/trace")

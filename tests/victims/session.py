@@ -35,7 +35,9 @@ class Session(Terminal):
         """In the background; its pid."""
         self.type(command + " &\n")
         self.expect(self.PROMPT)
-        return int(self.run("echo $!"))
+        pid, shell = (int(word) for word in self.run("echo $! $$").split())
+        wait_until(lambda: arguments_of(pid) != arguments_of(shell), "the shell's child is the program")
+        return pid
 
     def leave(self):
         self.type("exit\n")
@@ -78,6 +80,19 @@ def residue(pid):
         # As numbered in the cluster.
         "ids": [status[key].split()[-1] for key in ("NSpid", "NSpgid", "NSsid")],
     }
+
+
+def content(path):
+    """Of a file that may not be there yet."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def arguments_of(pid):
+    return content(f"/proc/{host_pid_of(pid)}/cmdline")
 
 
 def pid_of(command):
