@@ -224,18 +224,12 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
   std::optional<GroupHolder> group;
   if (plan.group != 0 && plan.group != root_ && plan.group != ::getpgrp())
     if (auto held = GroupHolder::make(plan.group)) group.emplace(std::move(*held));
-  auto started = start_criu(start);
+  auto criu = start_criu(start);
   group.reset();
-  if (!started) {
-    connection_->stream().shut_down();
-    sink_->stop();
-    (void)sets.get();
-    return std::unexpected(std::move(started).error());
-  }
-  auto& criu = *started;
+  std::future<Result<void>> fetched;
+  if (!criu) return restore_failed(std::unexpected(std::move(criu).error()), sets, fetched);
 
   // Pages may arrive while CRIU restores. If either fails, the other must not wait.
-  std::future<Result<void>> fetched;
   if (strategy_.fetch_before_resume)
     fetched = std::async(std::launch::async, [this, sets]() -> Result<void> {
       auto done = sets.get();
@@ -245,7 +239,7 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
     });
   auto notify = [&](std::string_view script) -> Result<void> {
     Result<void> done;
-    if (script == "pre-resume" && home_ != nullptr) done = home_->occupied(parameters_.deadline);
+    if (script == "pre-resume" && home_ != nullptr) done = home_->occupied();
     if (done && script == "pre-resume") done = sets.get();
     if (done && script == "pre-resume" && fetched.valid()) {
       enter(DestinationState::kFetching);
@@ -256,9 +250,15 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
     if (!done) destroy();
     return done;
   };
-  auto response = criu.request(restore_request(plan), notify, images_->path() + "/restore.log",
-                               parameters_.deadline);
+  auto response = criu->request(restore_request(plan), notify, images_->path() + "/restore.log",
+                                parameters_.deadline);
   if (resumed_) return {};
+  return restore_failed(std::move(response), sets, fetched);
+}
+
+Result<void> MigrationDestination::restore_failed(Result<criu_resp> response,
+                                                  const std::shared_future<Result<void>>& sets,
+                                                  std::future<Result<void>>& fetched) {
   // From here on the source hears of it, and the leader may cancel what has failed already.
   bool was_cancelled = is_cancelled();
   // CRIU did not come as far as pre-resume, or not beyond it.
@@ -281,7 +281,7 @@ Result<void> MigrationDestination::restore(const RestorePlan& plan) {
 
 Result<CriuClient> MigrationDestination::start_criu(const CriuStart& start) {
   if (home_ == nullptr) return CriuClient::start(start);
-  GESTALT_ASSIGN(auto criu, home_->start_criu(start, parameters_.deadline));
+  GESTALT_ASSIGN(auto criu, home_->start_criu(start));
   GESTALT_TRY(fault_point(Fault::kDestinationHomeRoom));
   GESTALT_TRY(home_->make_room(parameters_.deadline));
   GESTALT_TRY(fault_point(Fault::kDestinationHomeRestore));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -100,6 +101,10 @@ class MigrationDestination {
   [[nodiscard]] Result<void> receive_sets();
   [[nodiscard]] Result<std::string> receive_handover();
   [[nodiscard]] Result<void> restore(const RestorePlan& plan);
+  // Why: of all that failed, what made the rest fail.
+  [[nodiscard]] Result<void> restore_failed(Result<criu_resp> response,
+                                            const std::shared_future<Result<void>>& sets,
+                                            std::future<Result<void>>& fetched);
   [[nodiscard]] Result<void> on_notify(std::string_view script);
   [[nodiscard]] Result<void> on_restored();
   void on_resumed();

@@ -233,7 +233,7 @@ Result<std::int64_t> HomePlace::order(LaunchRequest request) {
   return order_launch(launcher_.get(), request, deadline_in(kOrderTimeout));
 }
 
-Result<CriuClient> HomePlace::start_criu(const CriuStart& options, Deadline) {
+Result<CriuClient> HomePlace::start_criu(const CriuStart& options) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
     return fail_errno(errno, "make CRIU's socket");
@@ -369,7 +369,7 @@ Result<void> HomePlace::make_room(Deadline deadline) {
   return await_free_pid(std::min(deadline, deadline_in(kEndTimeout)));
 }
 
-Result<void> HomePlace::occupied(Deadline) {
+Result<void> HomePlace::occupied() {
   (void)move_neighbours(root_);
   restore_foreground();
   auto forgotten = order({.order = LaunchOrder::kForget});

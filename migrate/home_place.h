@@ -47,12 +47,12 @@ class HomePlace {
   [[nodiscard]] Cgroup& home_group() { return *home_group_; }
 
   // CRIU in the place from where it restores.
-  [[nodiscard]] Result<CriuClient> start_criu(const CriuStart& options, Deadline deadline);
+  [[nodiscard]] Result<CriuClient> start_criu(const CriuStart& options);
   // Parent and children are as they were, and the parent is held; the deputy has ended. What
   // give_up() does later takes the deputy's state as it was.
   [[nodiscard]] Result<void> make_room(Deadline deadline);
   // The process is there, under its pid: the parent goes on.
-  [[nodiscard]] Result<void> occupied(Deadline deadline);
+  [[nodiscard]] Result<void> occupied();
   // Before CRIU or what it has restored is ended: the parent is not to see that.
   void hide_end();
   // The process runs, for good: nothing of all this is left.
