@@ -263,14 +263,11 @@ def test():
     s = Session()
     pid = s.start("bash -c 'sleep 3001 & trap \"exit 9\" TERM; wait'")
     job = processes(pid)[0]["job_id"]
-    for fault in (1, 2, 3, 4, 5, 7, 8, 9):
-        with open("/run/gestalt/fault", "w") as file:
-            file.write(f"{fault}\n")
-        time.sleep(0.05)
-        moved = gestalt("migrate", pid, "node1", "--mode", "eager")
-        os.unlink("/run/gestalt/fault")
-        equal(moved.returncode != 0, True, f"the migration with fault {fault} fails")
-        equal(f"injected fault {fault}" in moved.stderr, True, moved.stderr)
+    for number in (1, 2, 3, 4, 5, 7, 8, 9):
+        with fault(number):
+            moved = gestalt("migrate", pid, "node1", "--mode", "eager")
+        equal(moved.returncode != 0, True, f"the migration with fault {number} fails")
+        equal(f"injected fault {number}" in moved.stderr, True, moved.stderr)
         wait_until(lambda: [each["job_id"] for each in processes(pid)] == [job], "it is its session's again")
         equal(node_of(pid), "leader", "where it is")
         equal(s.run("jobs -r | wc -l").strip(), "1", "running jobs")
@@ -287,11 +284,8 @@ test_no_deputy_can_be_left() {
 def test():
     s = Session()
     pid = s.start("sleep 300")
-    with open("/run/gestalt/fault", "w") as file:
-        file.write("15\n")
-    time.sleep(0.05)
-    gestalt("migrate", pid, "node1", "--mode", "eager")
-    os.unlink("/run/gestalt/fault")
+    with fault(15):
+        gestalt("migrate", pid, "node1", "--mode", "eager")
     s.run(f"wait {pid}")
     equal(s.status, 137, "what the shell is told")
     wait_until(lambda: node_of(pid) == "", "it is nowhere", 30)

@@ -222,17 +222,14 @@ def test():
     pid = s.run("ps -o pid= --ppid $$ | head -n 1").strip()
     move(pid, "node1")
     for action, faults in (("", (21, 22, 23, 32, 33, 24, 26, 27, 28)), (":exit", (21, 22, 23, 32, 33))):
-        for fault in faults:
-            with open("/run/gestalt/fault", "w") as file:
-                file.write(f"{fault}{action}\n")
-            time.sleep(0.05)
-            moved = gestalt("migrate", pid, "leader", "--mode", "eager")
-            os.unlink("/run/gestalt/fault")
-            equal(moved.returncode != 0, True, f"the migration with fault {fault}{action} fails")
-            if not action and fault > 31:
-                equal(f"injected fault {fault}" in moved.stderr, True, f"with fault {fault}: {moved.stderr}")
-            wait_until(lambda: node_of(pid) == "node1", f"it is where it was after fault {fault}{action}")
-            equal(s.run("jobs -r | wc -l").strip(), "1", f"running jobs after fault {fault}{action}")
+        for number in faults:
+            with fault(f"{number}{action}"):
+                moved = gestalt("migrate", pid, "leader", "--mode", "eager")
+            equal(moved.returncode != 0, True, f"the migration with fault {number}{action} fails")
+            if not action and number > 31:
+                equal(f"injected fault {number}" in moved.stderr, True, f"with fault {number}: {moved.stderr}")
+            wait_until(lambda: node_of(pid) == "node1", f"it is where it was after fault {number}{action}")
+            equal(s.run("jobs -r | wc -l").strip(), "1", f"running jobs after fault {number}{action}")
     count = lambda: len(content("/root/lines").splitlines())
     seen = count()
     wait_until(lambda: count() > seen, "it works")
@@ -252,11 +249,8 @@ def test():
     s = Session()
     pid = s.start("sleep 300")
     move(pid, "node1")
-    with open("/run/gestalt/fault", "w") as file:
-        file.write("27:exit\n")
-    time.sleep(0.05)
-    moved = gestalt("migrate", pid, "leader", "--mode", "eager")
-    os.unlink("/run/gestalt/fault")
+    with fault("27:exit"):
+        moved = gestalt("migrate", pid, "leader", "--mode", "eager")
     equal(moved.returncode != 0, True, "the migration fails")
     s.run(f"wait {pid}")
     equal(s.status, 137, "what the shell is told")

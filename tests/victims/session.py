@@ -1,6 +1,7 @@
 """A user in a session (gestalt shell) at a terminal, whose processes move to other nodes
 while he works; for tests. Those who move them are root or he, from elsewhere."""
 
+import contextlib
 import json
 import os
 import pwd
@@ -80,6 +81,18 @@ def residue(pid):
         # As numbered in the cluster.
         "ids": [status[key].split()[-1] for key in ("NSpid", "NSpgid", "NSsid")],
     }
+
+
+@contextlib.contextmanager
+def fault(what):
+    """A numbered fault on the leader (common/fault.h): 33, or "33:exit"."""
+    with open("/run/gestalt/fault", "w", encoding="utf-8") as file:
+        file.write(f"{what}\n")
+    time.sleep(0.05)  # a new file is noticed within 10 ms
+    try:
+        yield
+    finally:
+        os.unlink("/run/gestalt/fault")
 
 
 def content(path):
