@@ -219,8 +219,10 @@ Result<void> HomePlace::launch(Deadline deadline) {
     (void)deputy.call(SYS_munmap, {block.start, block.bytes});
     if (!cloned) return std::unexpected(std::move(cloned).error());
     launcher_pid_ = cloned->pid();
-    GESTALT_TRY(cloned->execute(block.path, block.argv, block.environment, nullptr));
-    return {};
+    auto executed = cloned->execute(block.path, block.argv, block.environment, nullptr);
+    // It would be a second deputy, with the same streams.
+    if (!executed) (void)::kill(launcher_pid_, SIGKILL);
+    return executed;
   }));
   GESTALT_ASSIGN(launcher_, await_peer(launcher_pid_, deadline));
   if (group_ != root_ && session_ != root_) return {};
@@ -274,7 +276,6 @@ Result<void> HomePlace::hold_parent() {
   timespec none{};
   GESTALT_TRY(parent_held_->put(kSetAt, &set, sizeof set));
   GESTALT_TRY(parent_held_->put(kTimeAt, &none, sizeof none));
-  had_child_signal_ = false;
   return {};
 }
 

@@ -107,7 +107,6 @@ class HomePlace {
   wire::DeputyState state_;
   std::string kinds_;  // of its standard streams, as a deputy is told
   std::unique_ptr<HeldProcess> parent_held_;
-  bool had_child_signal_ = false;
   bool deputy_ended_ = false;
   bool finished_ = false;
 };

@@ -24,6 +24,7 @@
 #include "common/fd.h"
 #include "common/paths.h"
 #include "common/unix_socket.h"
+#include "migrate/deputize.h"
 #include "migrate/launcher_orders.h"
 
 namespace gestalt {
@@ -163,8 +164,7 @@ std::int64_t launch(LaunchRequest& request) {
     int failed = arrange_descriptors(request, report->write.get());
     if (failed == 0)
       failed = request.order == LaunchOrder::kStart ? become_criu(request) : become_deputy(request);
-    const char* program =
-        request.order == LaunchOrder::kDeputy ? "/usr/lib/gestalt/gestalt-deputy" : argv[0];
+    const char* program = request.order == LaunchOrder::kDeputy ? kDeputyProgram : argv[0];
     if (failed == 0) {
       ::execve(program, argv.data(), environment.data());
       failed = errno;

@@ -103,19 +103,20 @@ END
 # What runs in its windows is in sessions of their own, on its pseudo-terminals.
 test_windows_of_tmux() {
   in_a_session <<'END'
+import re
 def test():
     s = Session()
     tmux = "tmux -L test"
     s.run(f"{tmux} -f /dev/null new-session -d -x 80 -y 24 /bin/bash")
     equal(s.status, 0, "tmux has started")
     def window(pattern):
-        wait_until(lambda: __import__("re").search(pattern, s.run(f"{tmux} capture-pane -p")), pattern)
+        wait_until(lambda: re.search(pattern, s.run(f"{tmux} capture-pane -p")), pattern)
     def keys(*what):
         s.run(f"{tmux} send-keys " + " ".join(what))
     keys("'n=0; sh -c \"while :; do n=\\$((n+1)); echo tick \\$n; sleep 0.1; done\"'", "Enter")
     window(r"tick [5-9]")
     pid = pid_of("sh -c while :;")
-    last = lambda: max(int(word) for word in __import__("re").findall(r"tick (\d+)", s.run(f"{tmux} capture-pane -p")))
+    last = lambda: max(int(word) for word in re.findall(r"tick (\d+)", s.run(f"{tmux} capture-pane -p")))
     for node in ("node1", "node2", "leader"):
         move(pid, node)
         seen = last()
