@@ -75,7 +75,11 @@ Result<ProcessIds> parse_status(const std::string& text) {
 
 Result<ProcessStat> read_stat(const std::string& proc, pid_t pid) {
   GESTALT_ASSIGN(auto text, read_process_file(proc, pid, "stat"));
-  return parse_stat(text);
+  GESTALT_ASSIGN(auto stat, parse_stat(text));
+  // Collected while the kernel wrote the line: its parent and its groups are no longer told.
+  if (stat.threads == 0)
+    return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+  return stat;
 }
 
 Result<ProcessIds> read_ids(const std::string& proc, pid_t pid) {

@@ -121,6 +121,14 @@ TEST_F(FakeProc, OnlyPidsAreListed) {
   EXPECT_EQ(*list_pids(proc_), std::vector<pid_t>{42});
 }
 
+// What the kernel writes of a process that is collected meanwhile: no parent, no group, no thread.
+TEST_F(FakeProc, CollectedWhileTheLineWasWritten) {
+  EXPECT_TRUE(read_stat(proc_, 42));
+  put("stat",
+      "42 (name) R 0 -1 -1 0 -1 4228108 1 2 3 4 0 0 0 0 20 0 0 0 99999 0 0 0 0 0 0 0 0 0 0\n");
+  EXPECT_EQ(read_stat(proc_, 42).error().code, ErrorCode::kGone);
+}
+
 TEST_F(FakeProc, CommandLines) {
   using std::string_literals::operator""s;
   put("cmdline", "sh\0-c\0a b\0"s);
