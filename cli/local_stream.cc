@@ -32,6 +32,7 @@ LocalStream::LocalStream(int standard_fd, Direction direction) : standard_fd_(st
   bool is_terminal = ::isatty(standard_fd) != 0;
   if (!is_terminal && !S_ISFIFO(status.st_mode)) return;
   way_ = Way::kShared;
+  is_pipe_ = !is_terminal;
   // Opening a master again would make another pair of terminals.
   if (is_terminal && is_pty_master(standard_fd)) return;
   int access = direction == Direction::kRead ? O_RDONLY : O_WRONLY;

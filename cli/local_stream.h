@@ -19,6 +19,8 @@ class LocalStream {
 
   // To be watched for readiness; not to be read or written.
   [[nodiscard]] int fd() const { return own_ ? own_.get() : standard_fd_; }
+  // A pipe, by a description that nobody shares with us.
+  [[nodiscard]] bool is_own_pipe() const { return way_ == Way::kOwn && is_pipe_; }
   // How many bytes; nothing where it would block; 0 at the end of the file.
   [[nodiscard]] Result<std::optional<std::size_t>> read(std::span<char> into);
   // How many were taken, nothing where it would block. A reader that is gone (EPIPE) is
@@ -39,6 +41,7 @@ class LocalStream {
   int standard_fd_;
   Fd own_;
   Way way_ = Way::kFile;
+  bool is_pipe_ = false;
 };
 
 }  // namespace gestalt::cli

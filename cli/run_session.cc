@@ -73,11 +73,21 @@ RunSession::RunSession(EventLoop& loop, std::string socket_path, Fd socket,
           loop, [this](const signalfd_siginfo& info) { on_signal(info); }, deputy_of != 0),
       terminal_(stdio_.in() == wire::STDIO_TTY ? STDIN_FILENO : -1),
       input_(loop, LocalStream(STDIN_FILENO, LocalStream::Direction::kRead), end_character(stdio_),
-             input_sender(link_, job_id_)),
-      output_(loop, LocalStream(STDOUT_FILENO, LocalStream::Direction::kWrite),
-              acknowledger(link_, job_id_, 1), [this] { finish_if_drained(); }),
-      error_(loop, LocalStream(STDERR_FILENO, LocalStream::Direction::kWrite),
-             acknowledger(link_, job_id_, 2), [this] { finish_if_drained(); }) {}
+             input_sender(link_, job_id_), [this] { ask_direct(0); }),
+      output_(
+          loop, LocalStream(STDOUT_FILENO, LocalStream::Direction::kWrite),
+          acknowledger(link_, job_id_, 1), [this] { finish_if_drained(); },
+          [this] { ask_direct(1); }),
+      error_(
+          loop, LocalStream(STDERR_FILENO, LocalStream::Direction::kWrite),
+          acknowledger(link_, job_id_, 2), [this] { finish_if_drained(); },
+          [this] { ask_direct(2); }) {
+  auto twice = [this](wire::StdioKind kind) {
+    return kind == wire::STDIO_TTY && !terminal_.is_raw() && Terminal::adds_returns(terminal_fd_);
+  };
+  output_.drop_returns([this, twice] { return twice(stdio_.out()); });
+  error_.drop_returns([this, twice] { return twice(stdio_.err()); });
+}
 
 Outcome RunSession::run() {
   if (deputy_of_ != 0) {
@@ -142,13 +152,29 @@ void RunSession::update_terminal() {
   bool foreground = terminal_.in_foreground();
   bool running = phase_ == Phase::kRunning && !home_.paused();
   if (running && foreground && is_interactive(stdio_)) terminal_.make_raw();
+  if (running) tell_foreground(foreground);
   input_.set_reading(running && foreground && stdio_.in() != wire::STDIO_NULL);
   loop_.cancel(terminal_timer_);
   if (running && !foreground)
     terminal_timer_ = loop_.after(kForegroundPoll, [this] { update_terminal(); });
 }
 
+void RunSession::tell_foreground(bool foreground) {
+  if (foreground == foreground_told_ || !link_.is_up()) return;
+  foreground_told_ = foreground;
+  wire::Message message;
+  message.mutable_job_foreground()->set_job_id(job_id_);
+  message.mutable_job_foreground()->set_foreground(foreground);
+  link_.send(message);
+}
+
 void RunSession::resync() {
+  for (auto& link : links_) link.reset();
+  input_.let_go();
+  if (!foreground_told_) {  // whoever listens now takes us for in the foreground
+    foreground_told_ = true;
+    update_terminal();
+  }
   if (stdio_.in() != wire::STDIO_NULL) input_.resync();
   output_.resync();
   error_.resync();

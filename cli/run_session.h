@@ -7,6 +7,7 @@
 // the job, wherever it moves.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <optional>
 
@@ -16,6 +17,7 @@
 #include "cli/job_signals.h"
 #include "cli/output_pump.h"
 #include "cli/terminal.h"
+#include "common/direct_link.h"
 
 namespace gestalt::cli {
 
@@ -34,6 +36,8 @@ class RunSession {
   static constexpr Clock::duration kDrainTimeout = std::chrono::seconds(5);
   // For output that was lost with a connection to come again.
   static constexpr Clock::duration kGapTimeout = std::chrono::seconds(30);
+  // For a process to be frozen on its way home, and to come: else input goes on.
+  static constexpr Clock::duration kHoldTimeout = std::chrono::seconds(2);
 
   // `deputy_of`: not a new job, but this one, whose root this process stands for
   // (cli/deputy_main.cc); of the request only the standard streams count then.
@@ -59,6 +63,10 @@ class RunSession {
   void on_exited(std::uint32_t wait_status);
   void on_signal(const signalfd_siginfo& info);
   void on_data(const wire::StdioData& data);
+  void hold_input();
+  void ask_direct(std::uint32_t stream);
+  void on_direct_offer(const wire::StdioDirectOffer& offer);
+  void go_direct(std::uint32_t stream, Fd socket);
   void await_lost_data(const Error& gap);
   void check(const Result<void>& result);
 
@@ -68,6 +76,7 @@ class RunSession {
   void resync();
   void resume();
   void update_terminal();
+  void tell_foreground(bool foreground);
   void fail_with(Error error, int exit_code);
   void end(Outcome outcome, bool await_output);
   void restart_drain_timer();
@@ -91,6 +100,8 @@ class RunSession {
   EventLoop::TimerId drain_timer_ = 0;
   EventLoop::TimerId terminal_timer_ = 0;
   EventLoop::TimerId gap_timer_ = 0;
+  EventLoop::TimerId hold_timer_ = 0;
+  bool foreground_told_ = true;              // as a job begins
   std::deque<wire::Message> held_signals_;   // while the link is down
   std::deque<wire::Message> held_messages_;  // while the process may be coming home
   HomeLink home_;
@@ -100,6 +111,7 @@ class RunSession {
   InputPump input_;
   OutputPump output_;
   OutputPump error_;
+  std::array<std::unique_ptr<DirectLink>, 3> links_;  // being made, for each stream
 };
 
 }  // namespace gestalt::cli

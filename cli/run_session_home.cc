@@ -15,15 +15,17 @@ wire::DeputyState RunSession::pause() {
   state.set_terminal_was_raw(terminal_.is_raw());
   update_terminal();
   terminal_.restore();
+  input_.leave_direct();
   input_.describe(state);
-  state.set_output_offset(output_.consumed_offset());
-  state.set_error_offset(error_.consumed_offset());
   output_.pause(true);
   error_.pause(true);
+  state.set_output_offset(output_.consumed_offset());
+  state.set_error_offset(error_.consumed_offset());
   return state;
 }
 
 void RunSession::go_on() {
+  input_.let_go();
   output_.pause(false);
   error_.pause(false);
   for (const auto& message : std::exchange(held_messages_, {})) on_message(message);

@@ -18,6 +18,12 @@ void RunSession::on_message(const wire::Message& message) {
       if (message.stdio_ack().stream() == 0)
         check(input_.acknowledge(message.stdio_ack().offset(), message.stdio_ack().closed()));
       break;
+    case wire::Message::kStdioHold:
+      hold_input();
+      break;
+    case wire::Message::kStdioDirectOffer:
+      on_direct_offer(message.stdio_direct_offer());
+      break;
     case wire::Message::kJobStarted:
       on_started();
       break;
@@ -67,6 +73,41 @@ void RunSession::on_data(const wire::StdioData& data) {
       check(accepted);
     if (!gap) loop_.cancel(std::exchange(gap_timer_, 0));
   }
+}
+
+// So that the process can read what is on the way: less to be put back.
+void RunSession::hold_input() {
+  wire::Message message;
+  message.mutable_stdio_held()->set_job_id(job_id_);
+  message.mutable_stdio_held()->set_offset(input_.hold());
+  link_.send(message);
+  loop_.cancel(hold_timer_);
+  hold_timer_ = loop_.after(kHoldTimeout, [this] { input_.let_go(); });
+}
+
+void RunSession::ask_direct(std::uint32_t stream) {
+  if (phase_ != Phase::kRunning || home_.paused()) return;
+  wire::Message message;
+  message.mutable_stdio_direct_request()->set_job_id(job_id_);
+  message.mutable_stdio_direct_request()->set_stream(stream);
+  link_.send(message);
+}
+
+// Without such a connection the stream goes on by messages.
+void RunSession::on_direct_offer(const wire::StdioDirectOffer& offer) {
+  auto stream = offer.stream();
+  if (stream >= links_.size() || phase_ != Phase::kRunning) return;
+  auto link = DirectLink::connect(loop_, offer, [this, stream](Result<Fd> socket) {
+    links_[stream].reset();
+    if (socket && phase_ == Phase::kRunning && !home_.paused())
+      go_direct(stream, std::move(*socket));
+  });
+  if (link) links_[stream] = std::move(*link);
+}
+
+void RunSession::go_direct(std::uint32_t stream, Fd socket) {
+  if (stream == 0) return input_.go_direct(std::move(socket));
+  (stream == 1 ? output_ : error_).go_direct(std::move(socket));
 }
 
 // What was lost with a connection comes again, but newer data may overtake it.

@@ -73,6 +73,12 @@ void Terminal::set_saved(const std::string& termios_bytes) {
   crash_settings = saved_;
 }
 
+bool Terminal::adds_returns(int fd) {
+  termios settings{};
+  return fd >= 0 && ::tcgetattr(fd, &settings) == 0 && (settings.c_oflag & OPOST) != 0 &&
+         (settings.c_oflag & ONLCR) != 0;
+}
+
 void Terminal::restore() {
   if (!raw_) return;
   raw_ = false;

@@ -25,6 +25,8 @@ class Terminal {
   // Raw `struct termios`, to be restored instead of what was there. Ignored if it is none.
   void set_saved(const std::string& termios_bytes);
   [[nodiscard]] bool is_raw() const { return raw_; }
+  // Whether that terminal adds a carriage return to each end of line.
+  [[nodiscard]] static bool adds_returns(int fd);
 
  private:
   void install_crash_handlers();

@@ -18,6 +18,9 @@ inline constexpr std::size_t kStdioWindowBytes = 256U << 10;
 // In one StdioData message.
 inline constexpr std::size_t kStdioChunkBytes = 32U << 10;
 
+// After so much, a pipe is worth a connection of its own (common/direct_stream.h).
+inline constexpr std::uint64_t kDirectAfterBytes = 1U << 20;
+
 struct StdioChunk {
   std::uint64_t offset = 0;
   std::string_view data;

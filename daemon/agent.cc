@@ -120,6 +120,11 @@ void Agent::on_leader_message(wire::Message message) {
     case wire::Message::kAdoptProcess:
       asio::co_spawn(context_, adopt(this, message.adopt_process()), asio::detached);
       return;
+    case wire::Message::kStdioDirectRequest:
+      if (config_.jobs.direct_streams == 0) return;
+      message.mutable_stdio_direct_request()->set_listen_address(link_.own_address());
+      (void)jobs_.from_leader(message);
+      return;
     case wire::Message::kPrepareIncoming:
       asio::co_spawn(context_,
                      prepare_incoming(this, message.request_id(),

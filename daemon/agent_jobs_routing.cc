@@ -40,6 +40,12 @@ bool AgentJobs::from_leader(const wire::Message& message) {
       return to_job(message.stdio_data().job_id(), message);
     case wire::Message::kStdioAck:
       return to_job(message.stdio_ack().job_id(), message);
+    case wire::Message::kStdioHeld:
+      return to_job(message.stdio_held().job_id(), message);
+    case wire::Message::kJobForeground:
+      return to_job(message.job_foreground().job_id(), message);
+    case wire::Message::kStdioDirectRequest:
+      return to_job(message.stdio_direct_request().job_id(), message);
     case wire::Message::kJobSignal:
       return to_job(message.job_signal().job_id(), message);
     case wire::Message::kJobWindow:
@@ -152,6 +158,8 @@ void AgentJobs::on_message(const std::shared_ptr<Connection>& connection, wire::
       return;
     case wire::Message::kStdioData:
     case wire::Message::kStdioAck:
+    case wire::Message::kStdioDirectOffer:
+    case wire::Message::kStdioHold:
     case wire::Message::kJobStopped:
     case wire::Message::kJobContinued:
     case wire::Message::kJobTerminal:

@@ -104,6 +104,10 @@ const std::array kKeys{
         "Addresses for jobs that have their own (gestalt run --net own), as 10.1.2.0/24: a part\n"
         "of the network that connects the nodes, used by nobody else. Empty: no such jobs.\n"
         "Only the leader's counts."},
+    Key{"jobs", "direct_streams", GESTALT_FIELD(Count, jobs.direct_streams), 0, 1,
+        "1: a pipe between a job on this node and its client, through which much passes, gets\n"
+        "a TCP connection of its own: authenticated, not encrypted. 0: it keeps to those of the\n"
+        "daemons, which are encrypted, and slower."},
     Key{"view", "hidepid", GESTALT_FIELD(Count, view.hidepid), 0, 2,
         "What a user sees of other users' processes in a session, as procfs has it: 0 all that\n"
         "is public, 1 only that they exist, 2 nothing."},

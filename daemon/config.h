@@ -54,7 +54,8 @@ struct ViewConfig {
 
 struct JobsConfig {
   double reattach_seconds = 10.0;
-  std::string network;  // addresses for `gestalt run --net own`; empty: there are none
+  std::string network;               // addresses for `gestalt run --net own`; empty: there are none
+  std::uint32_t direct_streams = 1;  // 0: all streams by the daemons' own connections
 };
 
 struct PathsConfig {

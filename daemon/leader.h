@@ -166,6 +166,7 @@ class Leader {
                                                                   MigrationArbiter::Plan plan);
   [[nodiscard]] Awaitable<Result<bool>> pages_first(const MigrationArbiter::Plan& plan);
   [[nodiscard]] Awaitable<Result<wire::MigrateReply>> preflight(MigrationArbiter::Plan plan);
+  [[nodiscard]] Awaitable<> add_home_blockers(std::uint32_t pid, wire::PreflightReport& report);
 
   // leader_migrations.cc
   void perform(const ArbiterActions& actions);

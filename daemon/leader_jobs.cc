@@ -108,6 +108,15 @@ void Leader::client_message(ClientId client, const wire::Message& message) {
     case wire::Message::kStdioAck:
       job_id = message.stdio_ack().job_id();
       break;
+    case wire::Message::kStdioHeld:
+      job_id = message.stdio_held().job_id();
+      break;
+    case wire::Message::kJobForeground:
+      job_id = message.job_foreground().job_id();
+      break;
+    case wire::Message::kStdioDirectRequest:
+      job_id = message.stdio_direct_request().job_id();
+      break;
     case wire::Message::kJobSignal:
       job_id = message.job_signal().job_id();
       break;

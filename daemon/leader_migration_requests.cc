@@ -178,7 +178,23 @@ Awaitable<Result<wire::MigrateReply>> Leader::preflight(MigrationArbiter::Plan p
   report.set_mode(plan.options.mode());
   report.set_source(plan.source);
   report.set_destination(plan.destination);
+  const Job* job = jobs_.find(plan.job_id);
+  if (job != nullptr && comes_home(*job, plan.destination))
+    co_await add_home_blockers(plan.pid, report);
   co_return out;
+}
+
+// The deputy is one of its session's processes, whose stand-in knows the way.
+Awaitable<> Leader::add_home_blockers(std::uint32_t pid, wire::PreflightReport& report) {
+  std::string home = config_.cluster.leader;
+  auto deputy = co_await find_task_on(std::vector{home}, pid);
+  if (!deputy) co_return;
+  wire::Message question;
+  question.mutable_preflight_request()->set_job_id(deputy->task.job_id());
+  question.mutable_preflight_request()->set_pid(pid);
+  question.mutable_preflight_request()->set_comes_home(true);
+  auto answer = co_await ask(home, std::move(question), kPreflightTimeout);
+  if (answer) report.mutable_blockers()->MergeFrom(answer->preflight_report().blockers());
 }
 
 Result<wire::MigrationListReply> Leader::list_migrations(uid_t uid, std::uint64_t migration_id) {

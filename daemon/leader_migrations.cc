@@ -127,6 +127,8 @@ void Leader::start_outgoing(const ArbiterAction& action) {
   start.set_secret(migration->secret);
   *start.mutable_options() = migration->options;
   start.set_destination(migration->record.destination);
+  if (const Job* job = jobs_.find(action.job_id); job != nullptr)
+    start.set_comes_home(comes_home(*job, migration->record.destination));
   *start.mutable_facts() =
       destination_facts(migration->record.source, migration->record.destination);
   // If the source is away, its next hello does not list the migration: denied then.

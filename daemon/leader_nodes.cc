@@ -254,6 +254,10 @@ void Leader::on_agent_message(const std::string& node, ConnectionId id, wire::Me
       return from_job(node, message.stdio_data().job_id(), message);
     case wire::Message::kStdioAck:
       return from_job(node, message.stdio_ack().job_id(), message);
+    case wire::Message::kStdioHold:
+      return from_job(node, message.stdio_hold().job_id(), message);
+    case wire::Message::kStdioDirectOffer:
+      return from_job(node, message.stdio_direct_offer().job_id(), message);
     case wire::Message::kJobStopped:
       return from_job(node, message.job_stopped().job_id(), message);
     case wire::Message::kJobContinued:

@@ -84,6 +84,11 @@ Result<std::unique_ptr<HomePlace>> HomePlace::create(std::uint64_t job_id, pid_t
   return out;
 }
 
+Result<void> HomePlace::check(pid_t root) {
+  HomePlace place(0, root);
+  return place.look();
+}
+
 HomePlace::~HomePlace() { give_up(); }
 
 // ------------------------------------------------------------------ what there is
@@ -94,6 +99,9 @@ Result<void> HomePlace::look() {
   auto program = std::filesystem::read_symlink(std::format("/proc/{}/exe", root_), error);
   if (program != kDeputyProgram)
     return fail(ErrorCode::kGone, std::format("process {} has no deputy here any more", root_));
+  if (stat.state == 'T')
+    return fail(ErrorCode::kBlocked, std::format("the deputy of process {} is stopped", root_),
+                "continue it first (fg, bg, or kill -CONT)");
   parent_ = stat.parent_pid;
   group_ = stat.group_id;
   session_ = stat.session_id;

@@ -32,6 +32,8 @@ class HomePlace {
   // Listens for the deputy, which is process `root`, and is to be told to connect there.
   // kBlocked: the process cannot come home; why.
   [[nodiscard]] static Result<std::unique_ptr<HomePlace>> create(std::uint64_t job_id, pid_t root);
+  // The same, of what stands in the way already; changes nothing.
+  [[nodiscard]] static Result<void> check(pid_t root);
   // Does what give_up() does, unless finish() has succeeded.
   ~HomePlace();
 

@@ -125,6 +125,12 @@ void StandIn::on_message(wire::Message message) {
       return stdio_->on_data(message.stdio_data());
     case wire::Message::kStdioAck:
       return stdio_->on_ack(message.stdio_ack());
+    case wire::Message::kStdioDirectRequest:
+      return stdio_->on_direct_request(message.stdio_direct_request());
+    case wire::Message::kStdioHeld:
+      return stdio_->on_held(message.stdio_held().offset());
+    case wire::Message::kJobForeground:
+      return stdio_->set_foreground(message.job_foreground().foreground());
     case wire::Message::kJobWindow:
       return stdio_->resize(message.job_window().window());
     case wire::Message::kJobResync:

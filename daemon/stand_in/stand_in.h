@@ -51,6 +51,7 @@ class StandIn final : public SourceHost, public DestinationHost {
     wire::MigrationOutcome::State reported = wire::MigrationOutcome::PENDING;
     std::unique_ptr<MigrationSource> source;
     std::unique_ptr<MigrationDestination> destination;
+    bool comes_home = false;  // SOURCE
     bool asked = false;
     VerdictBox verdict;
     std::jthread thread;
@@ -85,8 +86,10 @@ class StandIn final : public SourceHost, public DestinationHost {
   void start_outgoing(const wire::Message& message);
   void start_incoming(const wire::Message& message);
   void ask_again();
+  void hold_input();
   void cancel_migration(std::uint64_t migration_id);
   void answer_preflight(const wire::Message& message);
+  void answer_home_preflight(const wire::Message& message);
   void outgoing_finished(Result<wire::MigrationStats> outcome);
   void depart(wire::MigrationStats stats);
   void departed_when_free();

@@ -17,6 +17,9 @@ constexpr double kDefaultTimeoutSeconds = 60;
 // For what was killed to be gone.
 constexpr auto kDepartureTimeout = std::chrono::seconds(10);
 constexpr auto kFreeIdPoll = std::chrono::milliseconds(2);
+// For the process to read what is on its way to it; it may have no mind to.
+constexpr auto kHeldInputTimeout = std::chrono::milliseconds(100);
+constexpr auto kHeldInputPoll = std::chrono::milliseconds(1);
 // For an adopted process to be asked to leave.
 constexpr auto kAdoptionTimeout = std::chrono::seconds(30);
 // For the pages of the move before to arrive.
@@ -107,6 +110,7 @@ void StandIn::start_outgoing(const wire::Message& message) {
   migration_.emplace();
   migration_->id = request.migration_id();
   root_node_ = request.destination();
+  migration_->comes_home = request.comes_home();
   SourceUnit unit;
   unit.root = root_;
   unit.group = &*group_;
@@ -202,7 +206,17 @@ void StandIn::forget_job() {
 }
 
 void StandIn::before_freeze() {
+  if (migration_->comes_home) hold_input();
   caller_.call([this] { holding_signals_ = true; });
+}
+
+// What the process reads now need not be put back into its pipe at home.
+void StandIn::hold_input() {
+  caller_.call([this] { stdio_->hold_input(); });
+  for (auto deadline = deadline_in(kHeldInputTimeout); Clock::now() < deadline;) {
+    if (caller_.call([this] { return stdio_->held_input_is_read(); })) return;
+    std::this_thread::sleep_for(kHeldInputPoll);
+  }
 }
 
 Result<std::string> StandIn::freeze_io() {
@@ -268,7 +282,22 @@ void StandIn::serving(const wire::MigrationStats& so_far) {
   });
 }
 
+// What is in the way at home; asked of the stand-in of the session.
+void StandIn::answer_home_preflight(const wire::Message& message) {
+  auto pid = message.preflight_request().pid();
+  wire::Message answer;
+  auto& report = *answer.mutable_preflight_report();
+  if (auto free = HomePlace::check(static_cast<pid_t>(pid)); !free) {
+    auto& blocker = *report.add_blockers();
+    blocker.set_pid(pid);
+    blocker.set_what(free.error().message);
+    blocker.set_remedy(free.error().remedy);
+  }
+  reply(message, std::move(answer));
+}
+
 void StandIn::answer_preflight(const wire::Message& message) {
+  if (message.preflight_request().comes_home()) return answer_home_preflight(message);
   if (root_ == 0 || root_status_)
     return reply(message, error_answer({ErrorCode::kGone, "the process has ended", {}}));
   const auto& request = message.preflight_request();

@@ -87,14 +87,15 @@ Result<void> StdioRelay::freeze_input(const std::vector<pid_t>& pids, wire::Hand
 }
 
 Result<void> StdioRelay::freeze(const std::vector<pid_t>& pids, wire::HandOver& hand_over) {
-  unwatch_all();
   running_ = false;
+  leave_direct();
+  unwatch_all();
   *hand_over.mutable_stdio() = stdio_;
   if (terminal_ && terminal_->master() >= 0) {
     *hand_over.mutable_stdio()->mutable_window() = terminal_->window();
     hand_over.set_termios(terminal_->settings());
     hand_over.set_terminal_name(terminal_->name());
-    foreground_group_ = terminal_->foreground_group();
+    foreground_group_ = waiting_group_ != 0 ? waiting_group_ : terminal_->foreground_group();
     hand_over.set_foreground_group(static_cast<std::uint32_t>(foreground_group_));
     GESTALT_ASSIGN(terminal_unread_, terminal_->take_unread());
   }

@@ -1,6 +1,7 @@
 #include "daemon/stand_in/stdio_relay.h"
 
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -102,17 +103,24 @@ void StdioRelay::watch_all() {
   if (terminal_ && terminal_->master() >= 0)
     loop_.watch(terminal_->master(), EPOLLIN,
                 [this](std::uint32_t events) { on_terminal_events(events); });
-  if (input_.pipe)
-    // Also without EPOLLOUT, EPOLLERR tells that the job has closed its end.
-    loop_.watch(input_.pipe.get(), 0, [this](std::uint32_t events) {
-      if ((events & EPOLLERR) != 0) return close_input();
-      write_input();
-    });
-  for (auto& output : outputs_)
-    if (output.pipe)
-      loop_.watch(output.pipe.get(), EPOLLIN,
-                  [this, &output](std::uint32_t) { read_output(output); });
-  for (auto& output : outputs_) watch_output(output);
+  watch_input();
+  for (auto& output : outputs_) watch_pipe(output);
+}
+
+void StdioRelay::watch_input() {
+  if (!input_.pipe) return;
+  // Also without EPOLLOUT, EPOLLERR tells that the job has closed its end.
+  loop_.watch(input_.pipe.get(), 0, [this](std::uint32_t events) {
+    if ((events & EPOLLERR) != 0) return close_input();
+    write_input();
+  });
+}
+
+void StdioRelay::watch_pipe(Output& output) {
+  if (output.pipe)
+    loop_.watch(output.pipe.get(), EPOLLIN,
+                [this, &output](std::uint32_t) { read_output(output); });
+  watch_output(output);
 }
 
 void StdioRelay::unwatch_all() {
@@ -125,12 +133,12 @@ void StdioRelay::unwatch_all() {
 // Reads only what the client's window has room for: its slowness reaches the job.
 void StdioRelay::watch_output(Output& output) {
   if (output.terminal) return watch_terminal();
-  if (!running_ || !output.pipe) return;
+  if (!running_ || !output.pipe || output.direct) return;
   loop_.change(output.pipe.get(), wants_output(output) ? std::uint32_t{EPOLLIN} : 0U);
 }
 
 bool StdioRelay::wants_output(const Output& output) {
-  return output.ended || output.closed || output.sender.room() > 0;
+  return output.ended || output.closed || (output.sender.room() > 0 && !output.next);
 }
 
 void StdioRelay::watch_terminal() {
@@ -161,7 +169,7 @@ void StdioRelay::read_output(Output& output) {
   std::array<char, kReadBytes> buffer;
   bool discard = output.ended || output.closed;
   std::size_t want = discard ? buffer.size() : std::min(buffer.size(), output.sender.room());
-  if (want == 0) return watch_output(output);
+  if (want == 0 || output.next) return watch_output(output);
   ssize_t count = ::read(fd_of(output), buffer.data(), want);
   if (count > 0) {
     if (!discard) output.sender.push({buffer.data(), static_cast<std::size_t>(count)});
@@ -204,6 +212,7 @@ void StdioRelay::send_output(Output& output) {
 void StdioRelay::on_ack(const wire::StdioAck& ack) {
   for (auto& output : outputs_) {
     if (output.stream != ack.stream()) continue;
+    if (output.direct) leave_direct(output);
     if (auto done = output.sender.acknowledge(ack.offset()); !done)
       log::warning("stdio", log::field("error", done.error().text()));
     if (ack.closed() && !output.closed) {
@@ -214,6 +223,7 @@ void StdioRelay::on_ack(const wire::StdioAck& ack) {
         output.pipe.reset();
       }
     }
+    if (output.next) start_direct(output);
     watch_output(output);
   }
   check_finished();
@@ -221,6 +231,7 @@ void StdioRelay::on_ack(const wire::StdioAck& ack) {
 
 void StdioRelay::on_data(const wire::StdioData& data) {
   if (data.stream() != 0) return;
+  if (input_.direct && input_.direct->started()) leave_direct(input_);
   if (auto done = input_.receiver.accept(data.offset(), data.data(), data.eof()); !done) {
     log::warning("stdio", log::field("error", done.error().text()));
     return;
@@ -272,11 +283,38 @@ void StdioRelay::acknowledge_input() {
   send_(message);
 }
 
+void StdioRelay::hold_input() {
+  held_.reset();
+  wire::Message message;
+  message.mutable_stdio_hold()->set_job_id(job_id_);
+  send_(message);
+}
+
+bool StdioRelay::held_input_is_read() const {
+  if (!input_.pipe) return true;
+  bool direct = input_.direct && input_.direct->started();
+  auto offset = direct ? input_.direct->offset() : input_.receiver.consumed_offset();
+  int unread = 0;
+  return held_ == offset && ::ioctl(input_.pipe.get(), FIONREAD, &unread) == 0 && unread == 0;
+}
+
+// To the kernel, the background is wherever the terminal is another group's: ours.
+void StdioRelay::set_foreground(bool foreground) {
+  if (!terminal_ || terminal_->master() < 0 || foreground == (waiting_group_ == 0)) return;
+  if (foreground) {
+    terminal_->set_foreground_group(std::exchange(waiting_group_, 0));
+  } else {
+    waiting_group_ = terminal_->foreground_group();
+    terminal_->set_foreground_group(::getpgrp());
+  }
+}
+
 void StdioRelay::resize(const wire::WindowSize& window) {
   if (terminal_) terminal_->resize(window);
 }
 
 void StdioRelay::resync() {
+  leave_direct();
   for (auto& output : outputs_) {
     output.sender.rewind();
     send_output(output);
@@ -286,6 +324,7 @@ void StdioRelay::resync() {
 
 void StdioRelay::abandon() {
   abandoned_ = true;
+  leave_direct();
   if (terminal_ && terminal_->master() >= 0) {
     loop_.unwatch(terminal_->master());
     terminal_->hang_up();
@@ -302,6 +341,7 @@ void StdioRelay::abandon() {
 
 void StdioRelay::finish(std::function<void()> finished) {
   finished_ = std::move(finished);
+  leave_direct();
   finishing_ = true;
   if (input_.pipe) {
     loop_.unwatch(input_.pipe.get());

@@ -5,10 +5,13 @@
 
 #include <array>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "common/direct_link.h"
+#include "common/direct_stream.h"
 #include "common/event_loop.h"
 #include "common/proto/control.pb.h"
 #include "common/proto/handover.pb.h"
@@ -36,6 +39,14 @@ class StdioRelay {
   // From the client.
   void on_data(const wire::StdioData& data);
   void on_ack(const wire::StdioAck& ack);
+  void on_direct_request(const wire::StdioDirectRequest& request);
+  // The client takes no more input for a while; on_held() says how much it has taken.
+  void hold_input();
+  void on_held(std::uint64_t offset) { held_ = offset; }
+  // The job has read all of that, or has no pipe to read from.
+  [[nodiscard]] bool held_input_is_read() const;
+  // Whether the job has its terminal; else a process that reads it is stopped.
+  void set_foreground(bool foreground);
   void resize(const wire::WindowSize& window);
   // Sends again what is not acknowledged.
   void resync();
@@ -69,16 +80,21 @@ class StdioRelay {
     bool ended = false;     // the job closed it, or nobody wants it
     bool closed = false;    // the client closed it
     StdioSender sender;
+    Fd next;  // a connection of its own, once all is acknowledged
+    std::unique_ptr<DirectSender> direct;
   };
   struct Input {
     Fd pipe;
     Fd job_end;
     bool closed = false;  // the job closed it
     StdioReceiver receiver;
+    std::unique_ptr<DirectReceiver> direct;
   };
 
   [[nodiscard]] int fd_of(const Output& output) const;
   [[nodiscard]] int input_fd() const;
+  void watch_input();
+  void watch_pipe(Output& output);
   void watch_output(Output& output);
   void watch_terminal();
   [[nodiscard]] static bool wants_output(const Output& output);
@@ -93,6 +109,13 @@ class StdioRelay {
   void close_input();
   void acknowledge_input();
   void check_finished();
+  // stdio_direct.cc
+  [[nodiscard]] bool may_be_direct(std::uint32_t stream) const;
+  void make_direct(std::uint32_t stream, Fd socket);
+  void start_direct(Output& output);
+  void leave_direct(Output& output);
+  void leave_direct(Input& input);
+  void leave_direct();
   [[nodiscard]] Result<void> make_pipes(const wire::Stdio& stdio);
   void drain_output(Output& output, wire::HandOverOutput& out);
   [[nodiscard]] Result<void> freeze_input(const std::vector<pid_t>& pids,
@@ -109,6 +132,7 @@ class StdioRelay {
   std::optional<Terminal> terminal_;
   std::array<Output, 2> outputs_;
   Input input_;
+  std::array<std::unique_ptr<DirectLink>, 3> links_;  // being made, for each stream
   std::function<void()> finished_;
   bool running_ = false;  // relaying
   bool finishing_ = false;
@@ -116,6 +140,8 @@ class StdioRelay {
   std::uint64_t input_inode_ = 0;  // of the input pipe, also after we closed our end
   std::string terminal_unread_;    // taken out of the terminal while frozen
   pid_t foreground_group_ = 0;
+  pid_t waiting_group_ = 0;  // has the terminal once the job is in the foreground again
+  std::optional<std::uint64_t> held_;
 };
 
 }  // namespace gestalt

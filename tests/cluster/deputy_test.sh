@@ -89,6 +89,41 @@ END
 }
 
 # What its parent is told. (bash may miss that a child goes on, also of a local one.)
+test_the_background_does_not_read() {
+  in_a_session <<'END'
+def test():
+    s = Session()
+    pid = s.start("sh -c 'until test -e /run/go; do sleep 0.05; done; read line; echo got $line'")
+    move(pid, "node1")
+    gestalt("run", "--node", "node1", "--", "touch", "/run/go")
+    s.run("until jobs -l | grep -q 'tty input'; do sleep 0.1; done")
+    s.run("echo type of a line")  # by the shell, while the job waits
+    s.type("fg\n")
+    time.sleep(0.3)
+    s.type("hello\n")
+    s.expect("got hello")
+    s.expect(Session.PROMPT)
+    gestalt("run", "--node", "node1", "--", "rm", "/run/go")
+    s.leave()
+main(test)
+END
+}
+
+test_lines_of_the_background_end_once() {
+  in_a_session <<'END'
+def test():
+    s = Session()
+    pid = s.start("sh -c 'trap \"printf \\\"one\\ntwo\\rthree\\n\\n\\\"; exit 0\" TERM; while :; do sleep 0.05; done'")
+    move(pid, "node1")
+    s.text = ""
+    s.type(f"kill {pid}; wait {pid}; echo it has en''ded\n")
+    said = s.expect(r"([\s\S]*)it has ended").group(1)
+    equal("one\r\ntwo\rthree\r\n\r\n" in said, True, repr(said))
+    s.leave()
+main(test)
+END
+}
+
 test_a_stop_that_nobody_sees() {
   in_a_session <<'END'
 PARENT = """

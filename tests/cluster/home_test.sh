@@ -213,6 +213,28 @@ END
 }
 
 # Up to the leader's word it stays away, with a deputy that the shell knows.
+test_a_return_that_is_only_asked_about() {
+  in_a_session <<'END'
+def test():
+    s = Session()
+    pid = s.start("sleep 300")
+    move(pid, "node1")
+    done = gestalt("migrate", pid, "leader", "--dry-run")
+    equal(done.returncode, 0, done.stderr)
+    s.run(f"kill -STOP {pid}; until jobs | grep -q Stopped; do sleep 0.1; done")
+    for options in (["--dry-run"], []):
+        done = gestalt("migrate", pid, "leader", *options)
+        equal((done.returncode, "is stopped" in done.stdout + done.stderr), (5, True), done.stdout + done.stderr)
+    equal(node_of(pid), "node1", "where it is")
+    s.run(f"kill -CONT {pid}")
+    move(pid, "leader")
+    s.run(f"kill {pid}; wait {pid}")
+    equal(s.status, 143, "exit status")
+    s.leave()
+main(test)
+END
+}
+
 test_a_failed_return_changes_nothing() {
   in_a_session <<'END'
 def test():
