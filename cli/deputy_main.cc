@@ -12,6 +12,7 @@
 #include <array>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <sstream>
 #include <thread>
@@ -111,7 +112,15 @@ Result<Fd> connect_patiently(const std::string& path) {
   }
 }
 
-Result<Outcome> stand_for(const Task& task) {
+// Arguments and environment, which lie behind each other.
+std::span<char> title_area(char** argv) {
+  char* end = argv[0] + std::strlen(argv[0]) + 1;
+  for (char** list : {argv + 1, environ})
+    for (; *list != nullptr && *list == end; ++list) end = *list + std::strlen(*list) + 1;
+  return {argv[0], end};
+}
+
+Result<Outcome> stand_for(const Task& task, std::span<char> title) {
   auto path = daemon_socket_path();
   EventLoop loop;
   auto children = watch_children(loop);
@@ -119,6 +128,8 @@ Result<Outcome> stand_for(const Task& task) {
   wire::RunRequest request;
   *request.mutable_spec()->mutable_stdio() = task.stdio;
   RunSession session(loop, path, std::move(socket), std::move(request), task.job_id);
+  GroupWitness witness(title);
+  session.use(witness);
   if (task.state) session.go_on_from(*task.state);
   // There may be many of us, and most have nothing to do for long.
   (void)loop.after(kSettled, [] { (void)::malloc_trim(0); });
@@ -127,7 +138,7 @@ Result<Outcome> stand_for(const Task& task) {
   return outcome;
 }
 
-int run_deputy() {
+int run_deputy(char** argv) {
   auto task = read_task();
   if (!task) {
     std::fputs(
@@ -138,7 +149,7 @@ int run_deputy() {
   }
   if (const char* name = std::getenv("GESTALT_DEPUTY_NAME")) (void)::prctl(PR_SET_NAME, name);
   take_moved_signals(task->moved_signals);
-  auto outcome = stand_for(*task);
+  auto outcome = stand_for(*task, title_area(argv));
   if (!outcome) return report(outcome.error(), kExitGestalt);
   if (outcome->error) report(*outcome->error);
   if (outcome->signal != 0) die_as(outcome->signal);
@@ -148,7 +159,7 @@ int run_deputy() {
 }  // namespace
 }  // namespace gestalt::cli
 
-int main() {
+int main(int, char** argv) {
   gestalt::cli::fill_standard_descriptors();
-  return gestalt::cli::run_deputy();
+  return gestalt::cli::run_deputy(argv);
 }

@@ -93,6 +93,7 @@ Outcome RunSession::run() {
   if (deputy_of_ != 0) {
     job_id_ = deputy_of_;
     phase_ = Phase::kAccepted;
+    if (witness_ != nullptr) witness_->start();
     link_.attach(job_id_);
   } else {
     wire::Message message;
@@ -209,6 +210,12 @@ void RunSession::abandon_job() {
   link_.send(message);
 }
 
+// From the terminal it always is.
+bool RunSession::is_to_group(const signalfd_siginfo& info) {
+  bool seen = witness_ != nullptr && witness_->saw(static_cast<int>(info.ssi_signo));
+  return seen || info.ssi_code == SI_KERNEL;
+}
+
 void RunSession::on_signal(const signalfd_siginfo& info) {
   int signal = static_cast<int>(info.ssi_signo);
   if (signal == SIGWINCH) {
@@ -216,9 +223,9 @@ void RunSession::on_signal(const signalfd_siginfo& info) {
   } else if (phase_ == Phase::kRunning && signal == SIGCONT) {
     resume();
   } else if (phase_ == Phase::kRunning) {
-    send_signal(signal, info.ssi_code == SI_KERNEL);
+    send_signal(signal, is_to_group(info));
   } else if (deputy_of_ != 0 && phase_ != Phase::kEnded) {
-    send_signal(signal, info.ssi_code == SI_KERNEL);  // held until the link is up
+    send_signal(signal, is_to_group(info));  // held until the link is up
   } else if (signal == SIGTSTP) {
     stop_as(signal, false);
   } else if (signal != SIGCONT) {

@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "cli/daemon_link.h"
+#include "cli/group_witness.h"
 #include "cli/home_link.h"
 #include "cli/input_pump.h"
 #include "cli/job_signals.h"
@@ -46,6 +47,8 @@ class RunSession {
   RunSession(const RunSession&) = delete;
   RunSession& operator=(const RunSession&) = delete;
 
+  // Of a deputy, before run(): to tell signals to its group. It must outlive this.
+  void use(GroupWitness& witness) { witness_ = &witness; }
   // Of a deputy that takes the place of another: before run().
   void go_on_from(const wire::DeputyState& state);
   // Runs the loop until the job is over and done with. Once.
@@ -62,6 +65,7 @@ class RunSession {
   void on_stopped(int signal);
   void on_exited(std::uint32_t wait_status);
   void on_signal(const signalfd_siginfo& info);
+  [[nodiscard]] bool is_to_group(const signalfd_siginfo& info);
   void on_data(const wire::StdioData& data);
   void hold_input();
   void ask_direct(std::uint32_t stream);
@@ -91,6 +95,7 @@ class RunSession {
   const wire::Stdio stdio_;
   const std::uint64_t deputy_of_;
   const int terminal_fd_;
+  GroupWitness* witness_ = nullptr;
   Phase phase_ = Phase::kRequested;
   std::uint64_t job_id_ = 0;
   std::string node_;

@@ -12,6 +12,7 @@ void RunSession::go_on_from(const wire::DeputyState& state) {
 // The terminal is as the shell gave it to the process, in case that it does come.
 wire::DeputyState RunSession::pause() {
   wire::DeputyState state;
+  if (witness_ != nullptr) witness_->stop();  // it would keep the pid of the group in use
   state.set_terminal_was_raw(terminal_.is_raw());
   update_terminal();
   terminal_.restore();
@@ -25,6 +26,7 @@ wire::DeputyState RunSession::pause() {
 }
 
 void RunSession::go_on() {
+  if (witness_ != nullptr) witness_->start();
   input_.let_go();
   output_.pause(false);
   error_.pause(false);

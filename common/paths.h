@@ -18,6 +18,7 @@ inline constexpr char kStandInProgram[] = "/usr/lib/gestalt/gestalt-stand-in";
 inline constexpr char kViewProgram[] = "/usr/lib/gestalt/gestalt-view";
 inline constexpr char kGhostsProgram[] = "/usr/lib/gestalt/gestalt-ghosts";
 inline constexpr char kLauncherProgram[] = "/usr/lib/gestalt/gestalt-launcher";
+inline constexpr char kWitnessName[] = "gestalt-witness";  // a process's (cli/group_witness.h)
 inline constexpr char kInitProgram[] = "/usr/lib/gestalt/gestalt-init";
 inline constexpr char kConfigFile[] = "/etc/gestalt/gestalt.toml";
 inline constexpr char kJoinToken[] = "/etc/gestalt/join-token";

@@ -127,7 +127,10 @@ Awaitable<Result<wire::Message>> Leader::ask(std::string node, wire::Message mes
 
 ClientId Leader::add_client(std::shared_ptr<Connection> connection, Fd process) {
   auto pid = process ? pid_of(process.get()) : 0;
-  clients_[next_client_] = {std::move(connection), std::move(process), pid};
+  Client& client = clients_[next_client_];
+  client.connection = std::move(connection);
+  client.process = std::move(process);
+  client.pid = pid;
   return next_client_++;
 }
 
@@ -137,8 +140,7 @@ void Leader::remove_client(ClientId client) {
     if (!job->ended()) log::info("client gone", log::field("job", job->record.job_id));
     jobs_.detach(*job, Clock::now());
     if (job->record.has_deputy && !job->ended() && gone)
-      asio::co_spawn(context_,
-                     deputy_gone(this, job->record.job_id, std::move(gone.mapped().process)),
+      asio::co_spawn(context_, deputy_gone(this, job->record.job_id, std::move(gone.mapped())),
                      asio::detached);
   }
 }

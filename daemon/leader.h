@@ -68,6 +68,9 @@ class Leader {
     std::shared_ptr<Connection> connection;
     Fd process;
     pid_t pid = 0;  // of `process`, as the leader's /proc has it; 0: not known
+    // Of a deputy: the other member of its group (cli/group_witness.h).
+    Fd witness;
+    pid_t witness_pid = 0;
   };
   struct Waiting {
     std::shared_ptr<Promise<ArbiterAction>> answer;
@@ -155,7 +158,8 @@ class Leader {
   Awaitable<> await_deputy(std::uint64_t job_id);
   // Of what has come home with pages to follow, until it is no job any more.
   Awaitable<> await_returned(std::uint32_t pid);
-  static Awaitable<> deputy_gone(Leader* self, std::uint64_t job_id, Fd process);
+  static void find_witness(Client& client);
+  static Awaitable<> deputy_gone(Leader* self, std::uint64_t job_id, Client client);
   void look_at_deputies();
 
   // leader_migration_requests.cc

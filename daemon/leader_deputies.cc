@@ -2,9 +2,13 @@
 // whose client is its deputy (migrate/deputize.h). Should it not leave after all, the job is
 // forgotten: the stand-in says JobStartFailed.
 #include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <csignal>
+#include <sstream>
 
+#include "common/fd.h"
 #include "common/paths.h"
 #include "common/proc.h"
 #include "daemon/job_permission.h"
@@ -20,6 +24,7 @@ constexpr std::size_t kMaxCommandBytes = 4096;
 // A dying process loses its connections some time before it is dead.
 constexpr auto kDyingPoll = std::chrono::milliseconds(20);
 constexpr int kDyingPolls = 100;
+constexpr int kWitnessPolls = 5;
 constexpr auto kNewDeputyTimeout = std::chrono::seconds(6);  // its launcher tries for five
 constexpr auto kReturnTimeout = std::chrono::seconds(60);
 constexpr auto kLookInterval = std::chrono::milliseconds(500);
@@ -34,8 +39,9 @@ bool has_ended(const Fd& process) {
   return ::poll(&entry, 1, 0) > 0;
 }
 
-wire::Message root_signal(std::uint64_t job_id, int signal) {
+wire::Message root_signal(std::uint64_t job_id, int signal, bool to_group) {
   wire::Message message;
+  message.mutable_job_signal()->set_to_group(to_group);
   message.mutable_job_signal()->set_job_id(job_id);
   message.mutable_job_signal()->set_signal(static_cast<std::uint32_t>(signal));
   return message;
@@ -166,8 +172,23 @@ Awaitable<> Leader::await_returned(std::uint32_t pid) {
     co_await sleep_for(kDyingPoll);
 }
 
-// SIGKILL is the one signal that a deputy cannot pass on.
-Awaitable<> Leader::deputy_gone(Leader* self, std::uint64_t job_id, Fd process) {
+void Leader::find_witness(Client& client) {
+  if (client.pid == 0 || (client.witness && !has_ended(client.witness))) return;
+  client.witness.reset();
+  auto children = read_file(std::format("/proc/{0}/task/{0}/children", client.pid));
+  std::istringstream numbers(children.value_or(""));
+  for (pid_t pid = 0; numbers >> pid;) {
+    auto stat = read_stat("/proc", pid);
+    if (!stat || stat->comm != paths::kWitnessName || stat->parent_pid != client.pid) continue;
+    client.witness = Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    client.witness_pid = pid;
+  }
+}
+
+// SIGKILL is the one signal that a deputy cannot pass on. One to its whole group ends its witness,
+// too, which else stays for a moment.
+Awaitable<> Leader::deputy_gone(Leader* self, std::uint64_t job_id, Client client) {
+  const Fd& process = client.process;
   if (!process) co_return;  // an old kernel: it is waited for like any client
   for (int i = 0; i < kDyingPolls && !has_ended(process); ++i) co_await sleep_for(kDyingPoll);
   Job* job = self->jobs_.find(job_id);
@@ -180,9 +201,16 @@ Awaitable<> Leader::deputy_gone(Leader* self, std::uint64_t job_id, Fd process) 
     job = self->jobs_.find(job_id);
     if (job == nullptr || job->ended() || job->returned || job->owner != 0) co_return;
   }
+  bool whole_group = false;
+  for (int i = 0; i < kWitnessPolls && client.witness && !whole_group; ++i) {
+    whole_group = has_ended(client.witness);
+    if (!whole_group) co_await sleep_for(kDyingPoll);
+  }
+  job = self->jobs_.find(job_id);
+  if (job == nullptr || job->ended() || job->owner != 0) co_return;
   log::info("deputy ended: so does its process", log::field("job", job_id),
-            log::field("pid", job->record.root_pid));
-  self->send_to(job->record.node, root_signal(job_id, SIGKILL));
+            log::field("pid", job->record.root_pid), log::field("group", whole_group));
+  self->send_to(job->record.node, root_signal(job_id, SIGKILL, whole_group));
 }
 
 // Nor can it tell of a SIGSTOP. What it says when it goes on is heard after what is said here. It
@@ -191,14 +219,17 @@ void Leader::look_at_deputies() {
   auto now = Clock::now();
   if (now - deputies_looked_at_ < kLookInterval) return;
   deputies_looked_at_ = now;
-  for (const auto& [id, client] : clients_) {
+  for (auto& [id, client] : clients_) {
     if (client.pid == 0) continue;
     Job* job = jobs_.owned_by(id);
     if (job == nullptr || !job->record.has_deputy || job->ended()) continue;
+    find_witness(client);
     auto stat = read_stat("/proc", client.pid);
     if (!stat || stat->state != 'T') continue;
+    auto witness = client.witness ? read_stat("/proc", client.witness_pid) : stat;
+    bool whole_group = client.witness && witness && witness->state == 'T';
     job->deputy_stopped = true;
-    send_to(job->record.node, root_signal(job->record.job_id, SIGSTOP));
+    send_to(job->record.node, root_signal(job->record.job_id, SIGSTOP, whole_group));
   }
 }
 

@@ -146,6 +146,7 @@ Result<wire::AttachReply> Leader::attach(ClientId client, uid_t uid, std::uint64
     return fail(ErrorCode::kGone, std::format("job {} is being ended", job_id),
                 "its client was away for too long (jobs.reattach_seconds)");
   jobs_.attach(*job, client);
+  if (job->record.has_deputy) find_witness(clients_[client]);
   log::info("client attached", log::field("job", job_id));
   wire::AttachReply reply;
   *reply.mutable_job() = job->info();

@@ -128,8 +128,9 @@ Awaitable<Result<wire::MigrateReply>> Leader::migrate_now(ClientId client,
   auto reply = co_await answer->wait(patience);
   while (!reply && paging()) reply = co_await answer->wait(patience);
   waiting_.erase(id);
-  // A ghost in the process's group would keep its pid from another deputy.
-  if (comes_here) co_await await_deputy(job_id);
+  // A ghost in the process's group would keep its pid from another deputy. And who has moved a
+  // process expects that signals now take their way.
+  co_await await_deputy(job_id);
   if (comes_here) view_.ghosts().let_back(job_id, stand_in_pid);
   if (!reply)
     co_return fail(ErrorCode::kTimeout, std::format("migration {} is not resolved yet", id),

@@ -148,6 +148,8 @@ Result<void> HomePlace::look_at_neighbours() {
   for (pid_t pid : pids) {
     auto stat = read_stat("/proc", pid);
     if (!stat || pid == root_ || pid == launcher_pid_ || pid == criu_pid_) continue;
+    // The deputy ends it when it stops relaying.
+    if (stat->parent_pid == root_ && stat->comm == paths::kWitnessName) continue;
     if (stat->session_id == root_)
       return fail(ErrorCode::kBlocked,
                   std::format("process {} is in the session that {} leads", pid, root_),

@@ -89,6 +89,50 @@ END
 }
 
 # What its parent is told. (bash may miss that a child goes on, also of a local one.)
+# kill %1 is meant for all processes of the job, kill PID for one.
+test_signals_to_a_group_and_to_a_process() {
+  in_a_session <<'END'
+import json
+JOB = "sh -c 'sleep 311 & sleep 312 & wait'"
+
+def sleeps():
+    listed = json.loads(gestalt("ps", "--json").stdout)
+    return sorted((each["pid"], each["state"]) for each in listed if each["command"].startswith("sleep 31"))
+
+def test():
+    s = Session()
+    for signal, to_group in (("TERM", True), ("TERM", False), ("KILL", True), ("KILL", False)):
+        pid = s.start(JOB)
+        wait_until(lambda: len(sleeps()) == 2, "its children run")
+        children = [pid for pid, _ in sleeps()]
+        move(pid, "node1")
+        s.run(f"kill -{signal} {'%%' if to_group else pid}; wait {pid}")
+        equal(s.status, 128 + (15 if signal == "TERM" else 9), "exit status")
+        if to_group:
+            wait_until(lambda: not sleeps(), "all have ended")
+        else:
+            time.sleep(1)
+            equal([pid for pid, _ in sleeps()], children, "the others go on")
+            gestalt("kill", "-9", *children)
+            wait_until(lambda: not sleeps(), "all have ended")
+    pid = s.start(JOB)
+    wait_until(lambda: len(sleeps()) == 2, "its children run")
+    move(pid, "node1")
+    s.run("kill -STOP %%; until jobs | grep -q Stopped; do sleep 0.1; done")
+    wait_until(lambda: [state for _, state in sleeps()] == ["T", "T"], "all are stopped")
+    s.run("bg")
+    wait_until(lambda: [state for _, state in sleeps()] == ["S", "S"], "all go on")
+    move(pid, "leader")
+    move(pid, "node2")
+    s.run(f"kill %%; wait {pid}")
+    wait_until(lambda: not sleeps(), "all have ended")
+    # Those of deputies that were killed stay for a moment.
+    wait_until(lambda: s.run("pgrep gestalt-witness; jobs -p") == "", "nothing is left")
+    s.leave()
+main(test)
+END
+}
+
 test_the_background_does_not_read() {
   in_a_session <<'END'
 def test():

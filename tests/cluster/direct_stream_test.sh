@@ -8,7 +8,7 @@
 # shellcheck source=tests/cluster/sessions.sh
 . "$repo/tests/cluster/sessions.sh"
 
-# in_a_flow [SECONDS]: as in_a_session, with a pipeline whose middle can move.
+# in_a_flow: as in_a_session, with a pipeline whose middle can move.
 in_a_flow() {
   {
     cat <<'END'
@@ -42,7 +42,7 @@ class Flow:
 
 END
     cat
-  } | in_a_session "$@"
+  } | in_a_session
 }
 
 test_a_job_s_streams() {
