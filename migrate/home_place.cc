@@ -218,6 +218,11 @@ Result<wire::DeputyState> HomePlace::pause_deputy(Deadline deadline) {
   return state_;
 }
 
+void HomePlace::written_for_deputy(int number, std::uint64_t bytes) {
+  if (number == STDOUT_FILENO) state_.set_output_offset(state_.output_offset() + bytes);
+  if (number == STDERR_FILENO) state_.set_error_offset(state_.error_offset() + bytes);
+}
+
 Result<void> HomePlace::launch(Deadline deadline) {
   InjectedProgram program{.path = paths::kLauncherProgram,
                           .argv = {"gestalt-launcher", std::to_string(job_id_)},

@@ -45,6 +45,9 @@ class HomePlace {
   [[nodiscard]] int stream(int number) const {
     return streams_[static_cast<std::size_t>(number)].get();
   }
+  // So much of output `number`, 1 or 2, was written in the deputy's stead: should there be another
+  // deputy, it goes on behind that.
+  void written_for_deputy(int number, std::uint64_t bytes);
   // The control group of its session.
   [[nodiscard]] Cgroup& home_group() { return *home_group_; }
 

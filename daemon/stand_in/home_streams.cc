@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <sstream>
 
@@ -45,18 +46,23 @@ bool writes_into(pid_t pid, const std::string& pipe) {
   return false;
 }
 
-void make_room(int pipe, std::size_t bytes) {
+Result<void> make_room(int pipe, std::size_t bytes) {
   int queued = 0;
   (void)::ioctl(pipe, FIONREAD, &queued);
   auto wanted = static_cast<std::size_t>(queued) + bytes + kPipeSlack;
-  if (std::cmp_less(::fcntl(pipe, F_GETPIPE_SZ), wanted))
-    (void)::fcntl(pipe, F_SETPIPE_SZ, static_cast<int>(wanted));
+  if (std::cmp_greater_equal(::fcntl(pipe, F_GETPIPE_SZ), wanted) ||
+      ::fcntl(pipe, F_SETPIPE_SZ, static_cast<int>(wanted)) >= 0)
+    return {};
+  return fail(ErrorCode::kBlocked,
+              std::format("{} bytes of standard input were taken in, and its pipe has no room for "
+                          "them ({})",
+                          bytes, ::strerror(errno)),
+              "try again when the process has read them");
 }
 
 Result<void> write_pipe(int pipe, const std::string& bytes) {
   if (bytes.empty()) return {};
   GESTALT_ASSIGN(auto writer, open_again(pipe, O_WRONLY));
-  make_room(writer.get(), bytes.size());
   return write_all(writer.get(), std::as_bytes(std::span(bytes)), deadline_in(kWriteTimeout));
 }
 
@@ -131,10 +137,7 @@ Result<RestorePlan> HomeStreams::restore(wire::HandOver hand_over, wire::DeputyS
 }
 
 Result<void> HomeStreams::deliver() {
-  for (const auto& output : outputs_) {
-    auto written = write_output(output);
-    if (!written) return written;
-  }
+  for (const auto& output : outputs_) GESTALT_TRY(write_output(output));
   GESTALT_TRY(put_back_input());
   if (!state_.terminal_was_raw() || hand_over_.termios().size() != sizeof(termios)) return {};
   termios settings{};
@@ -147,16 +150,36 @@ Result<void> HomeStreams::deliver() {
   return {};
 }
 
-Result<void> HomeStreams::write_output(const Output& output) const {
+Result<void> HomeStreams::write_output(const Output& output) {
   if (output.rest.empty() || home_.stream(output.number) < 0) return {};
   if (is_fifo(output.number)) {
     // Nobody reads it any more: the process hears of that when it writes.
     pollfd entry{home_.stream(output.number), POLLOUT, 0};
     if (::poll(&entry, 1, 0) > 0 && (entry.revents & POLLERR) != 0) return {};
-    return write_pipe(home_.stream(output.number), output.rest);
+    (void)make_room(home_.stream(output.number), output.rest.size());  // its reader may be slow
   }
   GESTALT_ASSIGN(auto file, open_again(home_.stream(output.number), O_WRONLY));
-  return write_all(file.get(), std::as_bytes(std::span(output.rest)), deadline_in(kWriteTimeout));
+  return write_for_deputy(output, file.get());
+}
+
+// If nobody takes it in time, another deputy has to know how much is written.
+Result<void> HomeStreams::write_for_deputy(const Output& output, int fd) {
+  auto deadline = deadline_in(kWriteTimeout);
+  for (std::string_view rest = output.rest; !rest.empty();) {
+    ssize_t count = ::write(fd, rest.data(), rest.size());
+    if (count < 0 && errno == EAGAIN) {
+      if (auto ready = wait_for(fd, POLLOUT, deadline); !ready)
+        return fail(
+            ErrorCode::kTimeout,
+            std::format("nobody takes the {} bytes of output that are on the way", rest.size()),
+            "go on at the terminal (Ctrl-Q), or let its reader read; then try again");
+      continue;
+    }
+    if (count < 0) return fail_errno(errno, "write what the deputy had not written");
+    home_.written_for_deputy(output.number, static_cast<std::uint64_t>(count));
+    rest.remove_prefix(static_cast<std::size_t>(count));
+  }
+  return {};
 }
 
 Result<void> HomeStreams::put_back_input() const {
@@ -180,6 +203,8 @@ Result<void> HomeStreams::refill_pipe() const {
     if (!one) return std::unexpected(std::move(one).error().in("hold who writes its input"));
     held.push_back(std::move(*one));
   }
+  // Before anything is taken out.
+  GESTALT_TRY(make_room(home_.stream(STDIN_FILENO), input_.size()));
   GESTALT_ASSIGN(auto reader, open_again(home_.stream(STDIN_FILENO), O_RDONLY));
   return write_pipe(reader.get(), input_ + read_available(reader.get()));
 }

@@ -31,7 +31,8 @@ class HomeStreams {
   [[nodiscard]] Result<std::string> rest_of(const wire::HandOverOutput& output,
                                             std::uint64_t offset) const;
   [[nodiscard]] Result<void> take_input();
-  [[nodiscard]] Result<void> write_output(const Output& output) const;
+  [[nodiscard]] Result<void> write_output(const Output& output);
+  [[nodiscard]] Result<void> write_for_deputy(const Output& output, int fd);
   [[nodiscard]] Result<void> put_back_input() const;
   [[nodiscard]] Result<void> refill_pipe() const;
   [[nodiscard]] Result<void> type_again() const;

@@ -213,6 +213,33 @@ END
 }
 
 # Up to the leader's word it stays away, with a deputy that the shell knows.
+# The terminal is held by Ctrl-S: what was written must come once, whenever it goes on.
+test_output_that_nobody_takes() {
+  in_a_session <<'END'
+import re
+def test():
+    s = Session()
+    pid = s.start("sh -c 'n=0; trap \"echo last \\$n; exit 0\" TERM; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; while :; do n=$((n+1)); echo line $n; sleep 0.01; done'")
+    move(pid, "node1")
+    gestalt("kill", "-USR1", pid)
+    time.sleep(0.3)
+    s.type("\x13")
+    time.sleep(1)
+    done = gestalt("migrate", pid, "leader")
+    equal((done.returncode != 0, "nobody takes" in done.stderr), (True, True), done.stderr)
+    equal(node_of(pid), "node1", "where it is")
+    s.type("\x11")
+    move(pid, "leader")
+    s.type(f"kill {pid}; wait {pid}\n")
+    said = s.expect(r"([\s\S]*)last (\d+)", 30)
+    lines = [int(number) for number in re.findall(r"line (\d+)", said.group(1))]
+    equal(lines, list(range(lines[0], int(said.group(2)) + 1)), "each line once")
+    s.expect(Session.PROMPT)
+    s.leave()
+main(test)
+END
+}
+
 test_a_return_that_is_only_asked_about() {
   in_a_session <<'END'
 def test():
