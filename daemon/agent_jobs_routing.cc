@@ -40,6 +40,8 @@ bool AgentJobs::from_leader(const wire::Message& message) {
       return to_job(message.stdio_data().job_id(), message);
     case wire::Message::kStdioAck:
       return to_job(message.stdio_ack().job_id(), message);
+    case wire::Message::kGiveBack:
+      return to_job(message.give_back().job_id(), message);
     case wire::Message::kStdioHeld:
       return to_job(message.stdio_held().job_id(), message);
     case wire::Message::kJobForeground:

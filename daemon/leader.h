@@ -148,6 +148,8 @@ class Leader {
                                        const wire::MigrateRequest& request);
   // Makes it a job of its own, as which `found` has it then.
   [[nodiscard]] Awaitable<Result<void>> adopt(FoundTask& found);
+  // Unless it is leaving.
+  void give_back(std::uint64_t job_id);
   void adopted(std::uint64_t job_id, Result<void> outcome);
   [[nodiscard]] Awaitable<Result<wire::MigrateReply>> preflight_of(FoundTask found,
                                                                    wire::MigrateRequest request);
@@ -166,6 +168,9 @@ class Leader {
   [[nodiscard]] Result<Job*> migratable_job(const FoundTask& found, uid_t uid);
   [[nodiscard]] Result<MigrationArbiter::Plan> plan_migration(const FoundTask& found, uid_t uid,
                                                               const wire::MigrateRequest& request);
+  [[nodiscard]] Awaitable<Result<wire::MigrateReply>> migrate_found(ClientId client, uid_t uid,
+                                                                    FoundTask found,
+                                                                    wire::MigrateRequest request);
   [[nodiscard]] Awaitable<Result<wire::MigrateReply>> migrate_now(ClientId client,
                                                                   MigrationArbiter::Plan plan);
   [[nodiscard]] Awaitable<Result<bool>> pages_first(const MigrationArbiter::Plan& plan);

@@ -108,6 +108,14 @@ Awaitable<Result<void>> Leader::adopt(FoundTask& found) {
   co_return Result<void>();
 }
 
+void Leader::give_back(std::uint64_t job_id) {
+  const Job* job = jobs_.find(job_id);
+  if (job == nullptr || arbiter_.of_job(job_id) != nullptr) return;
+  wire::Message message;
+  message.mutable_give_back()->set_job_id(job_id);
+  send_to(job->record.node, message);
+}
+
 void Leader::adopted(std::uint64_t job_id, Result<void> outcome) {
   auto found = adopting_.find(job_id);
   if (found != adopting_.end()) found->second->set(std::move(outcome));

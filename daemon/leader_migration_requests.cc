@@ -88,14 +88,24 @@ Awaitable<Result<wire::MigrateReply>> Leader::migrate(ClientId client, uid_t uid
     GESTALT_CO_TRY(may_leave(*found, uid, request));
     if (request.dry_run()) co_return co_await preflight_of(std::move(*found), std::move(request));
     GESTALT_CO_TRY(co_await adopt(*found));
+    auto job_id = found->task.job_id();
+    auto outcome = co_await migrate_found(client, uid, std::move(*found), std::move(request));
+    if (!outcome) give_back(job_id);
+    co_return outcome;
   }
-  auto plan = plan_migration(*found, uid, request);
+  co_return co_await migrate_found(client, uid, std::move(*found), std::move(request));
+}
+
+Awaitable<Result<wire::MigrateReply>> Leader::migrate_found(ClientId client, uid_t uid,
+                                                            FoundTask found,
+                                                            wire::MigrateRequest request) {
+  auto plan = plan_migration(found, uid, request);
   if (!plan) co_return std::unexpected(std::move(plan).error());
   if (request.dry_run()) co_return co_await preflight(std::move(*plan));
   auto asked = Clock::now();
   GESTALT_CO_ASSIGN(bool waited, co_await pages_first(*plan));
   if (waited) {  // all may be different by now
-    plan = plan_migration(*found, uid, request);
+    plan = plan_migration(found, uid, request);
     if (!plan) co_return std::unexpected(std::move(plan).error());
     double left = plan->options.timeout_seconds() - seconds_between(asked, Clock::now());
     plan->options.set_timeout_seconds(std::max(left, kLeastTimeoutSeconds));
@@ -130,7 +140,7 @@ Awaitable<Result<wire::MigrateReply>> Leader::migrate_now(ClientId client,
   waiting_.erase(id);
   // A ghost in the process's group would keep its pid from another deputy. And who has moved a
   // process expects that signals now take their way.
-  co_await await_deputy(job_id);
+  if (comes_here || (reply && !reply->error)) co_await await_deputy(job_id);
   if (comes_here) view_.ghosts().let_back(job_id, stand_in_pid);
   if (!reply)
     co_return fail(ErrorCode::kTimeout, std::format("migration {} is not resolved yet", id),

@@ -121,6 +121,9 @@ void StandIn::on_message(wire::Message message) {
       return start_job(message.start_job().spec());
     case wire::Message::kAdoptProcess:
       return adopt_process(message.adopt_process());
+    case wire::Message::kGiveBack:
+      if (adopted_ && !migration_) give_back({ErrorCode::kGone, "it does not leave", {}});
+      return;
     case wire::Message::kStdioData:
       return stdio_->on_data(message.stdio_data());
     case wire::Message::kStdioAck:

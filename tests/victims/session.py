@@ -84,15 +84,16 @@ def residue(pid):
 
 
 @contextlib.contextmanager
-def fault(what):
-    """A numbered fault on the leader (common/fault.h): 33, or "33:exit"."""
-    with open("/run/gestalt/fault", "w", encoding="utf-8") as file:
-        file.write(f"{what}\n")
+def fault(what, node="leader"):
+    """A numbered fault of that node (common/fault.h): 33, or "33:exit"."""
+    on_node = [] if node == "leader" else ["gestalt", "run", "--node", node, "--"]
+    file = "/run/gestalt/fault"
+    subprocess.run([*on_node, "sh", "-c", f"echo {what} >{file}"], check=True, timeout=60)
     time.sleep(0.05)  # a new file is noticed within 10 ms
     try:
         yield
     finally:
-        os.unlink("/run/gestalt/fault")
+        subprocess.run([*on_node, "rm", file], check=True, timeout=60)
 
 
 def content(path):
