@@ -35,6 +35,7 @@ class GroupWitness {
   Fd socket_;
   pid_t pid_ = 0;
   std::uint64_t seen_ = 0;  // a bit for each signal
+  int unanswered_ = 0;
 };
 
 }  // namespace gestalt::cli

@@ -9,6 +9,8 @@
 # shellcheck source=tests/cluster/sessions.sh
 . "$repo/tests/cluster/sessions.sh"
 
+[[ -e /dev/fuse ]] || skip_all "no FUSE in this kernel"
+
 # each_step USER: the cases below for a session of his.
 each_step() {
   {

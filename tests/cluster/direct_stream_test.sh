@@ -8,6 +8,8 @@
 # shellcheck source=tests/cluster/sessions.sh
 . "$repo/tests/cluster/sessions.sh"
 
+[[ -e /dev/fuse ]] || skip_all "no FUSE in this kernel"
+
 # in_a_flow: as in_a_session, with a pipeline whose middle can move.
 in_a_flow() {
   {

@@ -245,6 +245,70 @@ main(test)
 END
 }
 
+# Those who wait for others, or for a time, whoever of them moves.
+test_timeout_xargs_and_nohup() {
+  in_a_session 150 <<'END'
+def test():
+    s = Session()
+    pid = s.start("timeout 4 sleep 321")
+    move(pid, "node1")
+    s.run(f"wait {pid}", 30)
+    equal(s.status, 124, "timeout that has moved")
+    pid = s.start("timeout 4 sleep 322")
+    move(pid_of("sleep 322"), "node1")
+    s.run(f"wait {pid}", 30)
+    equal(s.status, 124, "timeout of what has moved")
+    wait_until(lambda: not [each for each in all_processes() if each["command"].startswith("sleep 32")], "both have ended")
+
+    for what in ("itself", "its children"):
+        s.run("rm -f /root/xargs.*")
+        pid = s.start("sh -c 'seq 9 | xargs -P 3 -I{} sh -c \"sleep 1.{}; echo {}\" >/root/xargs.out; echo $? >/root/xargs.status'")
+        if what == "itself":
+            move(pid_of("xargs"), "node2")
+        while not content("/root/xargs.status"):
+            for each in all_processes():
+                if what != "itself" and each["command"].startswith("sh -c sleep 1.") and each["node"] == "leader":
+                    gestalt("migrate", each["pid"], "node1")
+            time.sleep(0.1)
+        equal(content("/root/xargs.status").strip(), "0", f"exit status of xargs, with {what} moved")
+        equal(sorted(content("/root/xargs.out").split()), [str(i + 1) for i in range(9)], f"what {what} did")
+        s.run(f"wait {pid}")
+
+    pid = s.start("nohup sh -c 'trap \"echo ended >/root/nohup.out; exit\" TERM; while :; do sleep 0.1; done' </dev/null >/dev/null 2>&1")
+    move(pid, "node1")
+    s.run("shopt -s huponexit; kill -HUP %%; sleep 1; jobs -r | wc -l")
+    equal(s.run("jobs -r | wc -l").strip(), "1", "what ignores SIGHUP")
+    s.run(f"kill {pid}; wait {pid}")
+    equal(content("/root/nohup.out"), "ended\n", "its end")
+    s.leave()
+
+def all_processes():
+    return json.loads(gestalt("ps", "--json").stdout)
+main(test)
+END
+}
+
+test_find_sort_and_uniq() {
+  in_a_session <<'END'
+def test():
+    s = Session()
+    search = "find /usr/share /usr/lib -type f -printf '%s %f\\n'"
+    expected = s.run(f"({search}) | sort | uniq -c | sort | md5sum", 60)
+    s.run("rm -f /root/go /root/pid.* /root/found")
+    held = lambda number, command: f"(echo $BASHPID >/root/pid.{number}; until [ -e /root/go ]; do sleep 0.05; done; exec {command})"
+    s.type(f"{held(1, search)} | {held(2, 'sort')} | {held(3, 'uniq -c')} | sort | md5sum >/root/found &\n")
+    s.expect(Session.PROMPT)
+    s.run("until [ -s /root/pid.1 -a -s /root/pid.2 -a -s /root/pid.3 ]; do sleep 0.1; done")
+    s.run("touch /root/go; sleep 0.2")
+    for number, node in ((2, "node1"), (3, "node2"), (1, "node1"), (2, "leader"), (3, "node1")):
+        gestalt("migrate", s.run(f"cat /root/pid.{number}").strip(), node)  # if it still runs
+    s.run("wait", 60)
+    equal(s.run("cat /root/found"), expected, "what came through")
+    s.leave()
+main(test)
+END
+}
+
 # Jobs in the background live on, as they would anywhere.
 test_the_shell_is_killed() {
   in_a_session <<'END'
