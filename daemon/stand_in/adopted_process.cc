@@ -1,13 +1,17 @@
 #include "daemon/stand_in/adopted_process.h"
 
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <termios.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -87,6 +91,16 @@ bool has_ended(pid_t pid) {
   return !stat || stat->state == 'Z' || stat->state == 'X';
 }
 
+unsigned descriptor_flags(pid_t pid, int number) {
+  auto info = read_file(std::format("/proc/{}/fdinfo/{}", pid, number)).value_or("");
+  auto at = info.find("flags:");
+  unsigned flags = 0;
+  if (at == std::string::npos) return 0;
+  std::istringstream words(info.substr(at + 6));
+  words >> std::oct >> flags;
+  return flags;
+}
+
 std::vector<std::string> argv_of(pid_t pid) {
   auto text = read_file(std::format("/proc/{}/cmdline", pid), 8U << 20).value_or("");
   text.resize(std::min(text.size(), kMaxArgumentBytes));
@@ -158,6 +172,32 @@ void move_members(Cgroup& from, Cgroup& to) {
 
 void AdoptedProcess::give_back() { move_members(group_, *home_); }
 
+// The file that it writes there, if it shares the offset with a process that stays (a shell's
+// redirection of several commands): written by two, one would overwrite what the other has written.
+// Without the leading slash, as CRIU names it.
+std::string AdoptedProcess::shared_file(int number) const {
+  struct stat own{};
+  std::error_code error;
+  if (::stat(descriptor_path(number).c_str(), &own) != 0 || !S_ISREG(own.st_mode)) return {};
+  auto name = std::filesystem::read_symlink(descriptor_path(number), error).string();
+  // What is appended goes to the end, whoever does it.
+  if ((descriptor_flags(pid_, number) & O_APPEND) != 0) return {};
+  if (own.st_nlink == 0 || !name.starts_with('/')) return {};
+  for (pid_t pid : home_->processes().value_or(std::vector<pid_t>())) {
+    std::error_code ended;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(std::format("/proc/{}/fd", pid), ended)) {
+      struct stat info{};
+      if (::stat(entry.path().c_str(), &info) != 0 || info.st_ino != own.st_ino ||
+          info.st_dev != own.st_dev)
+        continue;
+      auto other = std::strtoul(entry.path().filename().c_str(), nullptr, 10);
+      if (::syscall(SYS_kcmp, pid_, pid, KCMP_FILE, number, other) == 0) return name.substr(1);
+    }
+  }
+  return {};
+}
+
 std::string AdoptedProcess::descriptor_path(int number) const {
   return std::format("/proc/{}/fd/{}", pid_, number);
 }
@@ -166,6 +206,7 @@ Result<void> AdoptedProcess::describe(wire::HandOver& hand_over) {
   pending_signals_ = pending_signals(pid_);
   std::array<wire::StdioKind, 3> kinds{};
   std::array<std::uint64_t, 3> inodes{};
+  std::array<std::string, 3> shared;
   int terminal = -1;
   for (int number = 2; number >= 0; --number) {
     auto at = static_cast<std::size_t>(number);
@@ -177,6 +218,8 @@ Result<void> AdoptedProcess::describe(wire::HandOver& hand_over) {
       terminal = number;
     } else if (S_ISFIFO(info.st_mode)) {
       kinds[at] = wire::STDIO_PIPE;
+    } else if (number != 0 && !(shared[at] = shared_file(number)).empty()) {
+      kinds[at] = wire::STDIO_PIPE;  // the deputy writes it
     }
     inodes[at] = info.st_ino;
   }
@@ -189,6 +232,8 @@ Result<void> AdoptedProcess::describe(wire::HandOver& hand_over) {
   if (kinds[0] == wire::STDIO_PIPE) hand_over.mutable_input()->set_pipe_inode(inodes[0]);
   if (kinds[1] == wire::STDIO_PIPE) hand_over.mutable_output()->set_pipe_inode(inodes[1]);
   if (kinds[2] == wire::STDIO_PIPE && !merged) hand_over.mutable_error()->set_pipe_inode(inodes[2]);
+  if (!shared[1].empty()) hand_over.mutable_output()->set_shared_file(shared[1]);
+  if (!shared[2].empty() && !merged) hand_over.mutable_error()->set_shared_file(shared[2]);
   *hand_over.mutable_stdio() = stdio_;
   *hand_over.mutable_identity() = identity_;
   return terminal < 0 ? Result<void>() : describe_terminal(hand_over, terminal);

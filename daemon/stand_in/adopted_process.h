@@ -43,6 +43,7 @@ class AdoptedProcess {
   AdoptedProcess(pid_t pid, Cgroup& group) : pid_(pid), group_(group) {}
   [[nodiscard]] Result<void> look();
   [[nodiscard]] Result<void> take_tree();
+  [[nodiscard]] std::string shared_file(int number) const;
   [[nodiscard]] Result<void> describe_terminal(wire::HandOver& hand_over, int number) const;
   [[nodiscard]] std::string descriptor_path(int number) const;
 

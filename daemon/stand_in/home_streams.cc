@@ -158,6 +158,10 @@ Result<void> HomeStreams::write_output(const Output& output) {
     if (::poll(&entry, 1, 0) > 0 && (entry.revents & POLLERR) != 0) return {};
     (void)make_room(home_.stream(output.number), output.rest.size());  // its reader may be slow
   }
+  struct stat info{};
+  // Who shares its offset goes on behind what is written now.
+  if (::fstat(home_.stream(output.number), &info) == 0 && S_ISREG(info.st_mode))
+    return write_for_deputy(output, home_.stream(output.number));
   GESTALT_ASSIGN(auto file, open_again(home_.stream(output.number), O_WRONLY));
   return write_for_deputy(output, file.get());
 }

@@ -122,7 +122,9 @@ Result<void> StdioRelay::restore_output(Output& output, const wire::HandOverOutp
   output.sender.restore(from.base_offset(), from.pending(), from.eof());
   output.closed = from.closed();
   output.ended = output.ended || from.eof();
-  if (output.job_end && from.pipe_inode() != 0)
+  if (output.job_end && !from.shared_file().empty())
+    plan.inherited.emplace_back(from.shared_file(), output.job_end.get());
+  else if (output.job_end && from.pipe_inode() != 0)
     plan.inherited.emplace_back(std::format("pipe:[{}]", from.pipe_inode()), output.job_end.get());
   if (output.closed) output.pipe.reset();
   return {};

@@ -297,6 +297,18 @@ bool changes_terminal(unsigned long request) {
   }
 }
 
+// Where a process comes home, what was a pipe there may be a file here, whose offset others share.
+// CRIU opens the ends of pipes anew, by their descriptors' names. -1: it is to do that.
+int shared_file(const char* path) {
+  constexpr char kOwn[] = "/proc/self/fd/";
+  struct stat info{};
+  if (::strncmp(path, kOwn, sizeof kOwn - 1) != 0 || ::getenv("GESTALT_AT_HOME") == nullptr)
+    return -1;
+  int fd = ::atoi(path + sizeof kOwn - 1);
+  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) return -1;
+  return ::dup(fd);
+}
+
 // In place of real ids that were set before the exec: with these the loader would take
 // CRIU for a set-user-id program, and load nothing for its environment's sake.
 __attribute__((constructor)) void take_real_ids() {
@@ -331,12 +343,12 @@ EXPORTED int ioctl(int fd, unsigned long request, ...) {
   return static_cast<int>(::syscall(SYS_ioctl, fd, request, argument));
 }
 
+namespace {
+
 // Whatever is below /proc: there natively, without the single view's way to it.
-EXPORTED int open64(const char* path, int flags, ...) {
-  va_list list;
-  va_start(list, flags);
-  unsigned mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(list, unsigned) : 0;
-  va_end(list);
+int open_native(const char* path, int flags, unsigned mode) {
+  int shared = shared_file(path);
+  if (shared >= 0) return shared;
   char native[512];
   bool is_proc = ::strncmp(path, "/proc", 5) == 0 && (path[5] == '\0' || path[5] == '/') &&
                  ::getenv("GESTALT_SESSION") != nullptr;
@@ -346,6 +358,19 @@ EXPORTED int open64(const char* path, int flags, ...) {
   }
   return open_by_kernel(AT_FDCWD, path, flags, mode);
 }
+
+}  // namespace
+
+EXPORTED int open64(const char* path, int flags, ...) {
+  va_list list;
+  va_start(list, flags);
+  unsigned mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(list, unsigned) : 0;
+  va_end(list);
+  return open_native(path, flags, mode);
+}
+
+// What open64 is with _FORTIFY_SOURCE where the flags are not known to the compiler.
+EXPORTED int __open64_2(const char* path, int flags) { return open_native(path, flags, 0); }
 
 EXPORTED int openat(int directory, const char* path, int flags, ...) {
   va_list list;

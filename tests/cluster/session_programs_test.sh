@@ -288,6 +288,36 @@ main(test)
 END
 }
 
+# Commands that write one file, behind each other, by one offset.
+test_a_file_that_is_shared() {
+  in_a_session <<'END'
+def test():
+    s = Session()
+    for home in (False, True):
+        s.run("rm -f /root/all /root/on")
+        held = "until [ -e /root/on ]; do sleep 0.05; done; echo {0} works; sleep 1; echo {0} complains >&2; echo {0} ends"
+        s.type("sh -c 'echo first; sh -c \"" + held.format("second") + "\"; echo third; (" + held.format("fourth") + "); echo last' >/root/all 2>&1 &\n")
+        s.expect(Session.PROMPT)
+        wait_until(lambda: content("/root/all"), "it works")
+        time.sleep(0.3)
+        pid = pid_of("sh -c until")
+        move(pid, "node1")
+        gestalt("run", "--node", "node1", "--", "touch", "/root/on")
+        s.run("touch /root/on")
+        if home:
+            wait_until(lambda: "second works" in content("/root/all"), "it works there")
+            move(pid, "leader")
+        s.run("wait", 30)
+        s.run("rm /root/on")
+        gestalt("run", "--node", "node1", "--", "rm", "-f", "/root/on")
+        expected = ["first", "second works", "second complains", "second ends", "third",
+                    "fourth works", "fourth complains", "fourth ends", "last"]
+        equal(content("/root/all").splitlines(), expected, f"what they have written, home {home}")
+    s.leave()
+main(test)
+END
+}
+
 test_find_sort_and_uniq() {
   in_a_session <<'END'
 def test():
