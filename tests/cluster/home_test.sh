@@ -219,7 +219,7 @@ test_output_that_nobody_takes() {
 import re
 def test():
     s = Session()
-    pid = s.start("sh -c 'n=0; trap \"echo last \\$n; exit 0\" TERM; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; while :; do n=$((n+1)); echo line $n; sleep 0.01; done'")
+    pid = s.start("sh -c 'n=0; trap \"echo last \\$n; exit 0\" TERM; trap go=1 USR1; until [ $go ]; do sleep 0.05; done; while :; do echo line $((n=n+1)); sleep 0.01; done'")
     move(pid, "node1")
     gestalt("kill", "-USR1", pid)
     time.sleep(0.3)
