@@ -161,7 +161,7 @@ void RunSession::update_terminal() {
 }
 
 void RunSession::tell_foreground(bool foreground) {
-  if (foreground == foreground_told_ || !link_.is_up()) return;
+  if (terminal_fd_ < 0 || foreground == foreground_told_ || !link_.is_up()) return;
   foreground_told_ = foreground;
   wire::Message message;
   message.mutable_job_foreground()->set_job_id(job_id_);
@@ -172,10 +172,8 @@ void RunSession::tell_foreground(bool foreground) {
 void RunSession::resync() {
   for (auto& link : links_) link.reset();
   input_.let_go();
-  if (!foreground_told_) {  // whoever listens now takes us for in the foreground
-    foreground_told_ = true;
-    update_terminal();
-  }
+  foreground_told_.reset();
+  update_terminal();
   if (stdio_.in() != wire::STDIO_NULL) input_.resync();
   output_.resync();
   error_.resync();

@@ -106,9 +106,9 @@ class RunSession {
   EventLoop::TimerId terminal_timer_ = 0;
   EventLoop::TimerId gap_timer_ = 0;
   EventLoop::TimerId hold_timer_ = 0;
-  bool foreground_told_ = true;              // as a job begins
-  std::deque<wire::Message> held_signals_;   // while the link is down
-  std::deque<wire::Message> held_messages_;  // while the process may be coming home
+  std::optional<bool> foreground_told_ = true;  // as a job begins; nothing: who listens is new
+  std::deque<wire::Message> held_signals_;      // while the link is down
+  std::deque<wire::Message> held_messages_;     // while the process may be coming home
   HomeLink home_;
   DaemonLink link_;
   JobSignals signals_;

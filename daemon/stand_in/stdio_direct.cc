@@ -17,6 +17,7 @@ void widen(int pipe) { (void)::fcntl(pipe, F_SETPIPE_SZ, static_cast<int>(kDirec
 void StdioRelay::on_direct_request(const wire::StdioDirectRequest& request) {
   auto stream = request.stream();
   if (!running_ || abandoned_ || stream > 2 || !may_be_direct(stream)) return;
+  if (links_[stream]) return;  // where nobody gets through, not again and again
   wire::Message message;
   auto& offer = *message.mutable_stdio_direct_offer();
   offer.set_job_id(job_id_);
