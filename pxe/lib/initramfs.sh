@@ -3,7 +3,8 @@
 # which has busybox, cpio and, with --kernels, the kernels.
 
 # What reaching a root over 9p or NFS takes, besides what these depend on.
-readonly initramfs_modules=(virtio_pci virtio_net 9pnet_virtio 9p nfsv4 overlay virtio_console)
+readonly initramfs_modules=(virtio_pci virtio_net 9pnet_virtio 9p nfsv4 overlay virtio_console
+  virtio_blk virtio_rng)
 
 # make_initramfs SUITE FILE
 make_initramfs() {

@@ -15,15 +15,19 @@ node_name() { if (($1)); then printf 'node%d' "$1"; else printf leader; fi; }
 # --- the holder, from the inside ---------------------------------------------
 
 mount_shared_root() {
-  local mnt=$state/mnt layers
+  local mnt=$state/mnt layers options=''
   read -r layers <"$state/layers"
+  if is_vm; then
+    layers=$("$repo/pxe/kernels" path "$(vm_kernel)"):$layers
+    options=,index=on,nfs_export=on,xino=on
+  fi
   mount -t tmpfs -o mode=755 tmpfs "$mnt"
   mkdir "$mnt"/{install,upper,work,root}
   mkdir -m 700 "$mnt/leader"
   # A copy: a build under a running sandbox must not change its lower layer.
   [[ ! -d $(install_layer) ]] || cp -r --preserve=mode,links "$(install_layer)/." "$mnt/install"
   chmod 755 "$mnt/install"
-  mount -t overlay overlay -o "lowerdir=$mnt/install:$layers,upperdir=$mnt/upper,workdir=$mnt/work" "$mnt/root"
+  mount -t overlay overlay -o "lowerdir=$mnt/install:$layers,upperdir=$mnt/upper,workdir=$mnt/work$options" "$mnt/root"
 }
 
 write_shared_files() {
@@ -55,11 +59,13 @@ holder_inside() {
   echo "$BASHPID"
   mount_shared_root
   write_shared_files
+  ! is_vm || vm_prepare
   ip -batch - <<END
 link set lo up
 link add name br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0
 link set br0 addrgenmode none up
 END
+  ! is_vm || vm_serve
   echo ready
   exec sleep infinity </dev/null >/dev/null 2>&1
 }
@@ -95,7 +101,7 @@ layer_paths() { # base|dev
 }
 
 write_state() {
-  local nodes=$1 cpus=$2 daemon=$3 layers=$4 i
+  local nodes=$1 cpus=$2 daemon=$3 layers=$4 kernel=$5 i
   mkdir -p "$state"/{nodes,logs,mnt}
   for ((i = 0; i < nodes; i++)); do
     mkdir "$state/nodes/$(node_name "$i")"
@@ -104,6 +110,7 @@ write_state() {
   done
   printf '%s\n' "$layers" >"$state/layers"
   [[ -z $cpus ]] || printf '%s\n' "$cpus" >"$state/cpus"
+  [[ -z $kernel ]] || printf '%s\n' "$kernel" >"$state/kernel"
   ((daemon == 0)) || : >"$state/daemons"
 }
 
@@ -135,7 +142,7 @@ up_failed() {
 }
 
 cluster_up() {
-  local nodes=$1 cpus=$2 daemon=$3 layers=$4 timeout=$5
+  local nodes=$1 cpus=$2 daemon=$3 layers=$4 timeout=$5 kernel=$6
   layers=$(layer_paths "$layers")
   ((daemon == 0)) || [[ -x $(install_layer)/usr/bin/gestalt ]] ||
     die "nothing is installed at $(install_layer); run make build first (or use --no-daemon)"
@@ -148,7 +155,7 @@ cluster_up() {
   lock_dir "$states" 8
   raise_pid_max
   exec 8<&-
-  write_state "$nodes" "$cpus" "$daemon" "$layers"
+  write_state "$nodes" "$cpus" "$daemon" "$layers" "$kernel"
   start_holder
   start_nodes
   : >"$state/complete"

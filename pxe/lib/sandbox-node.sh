@@ -5,6 +5,7 @@
 readonly node_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pid=   # set by pid_in
 enter=() # set by enter_node
+clean_environment=() # set by set_environment
 
 need_node() {
   [[ -e $state/complete ]] || no_such_sandbox
@@ -96,6 +97,10 @@ start_node() {
   make_cgroup "$node"
   : >>"$state/logs/$node.log"
   rm -f "$state/nodes/$node/cut"
+  if is_vm; then
+    vm_start "$node"
+    return
+  fi
   exec {out}< <(spawn_node "$node")
   if read -r -t 20 -u "$out" node_pid && connect "$node" "$node_pid" &&
     read -r -t 20 -u "$out" ready && [[ $ready == ready ]]; then
@@ -112,13 +117,13 @@ start_node() {
 # enter_node NODE USER TTY: sets `enter`, the command prefix to run there. The
 # caller is put into the node's cgroup. A command dies with whoever entered.
 enter_node() {
-  local node=$1 user=$2 home=/root
+  local node=$1 user=$2
   need_running "$node"
+  set_environment "$user"
   enter_cgroup "$node"
   enter=(nsenter -t "$pid" -m -u -i -n -p -C -- setpriv --pdeathsig HUP)
   if [[ $user != root ]]; then
     enter+=("--reuid=$user" "--regid=$user" --init-groups)
-    home=/home/$user
   fi
   # Whoever entered may have died before that took effect. He is outside the node's pid
   # namespace: we look by a descriptor of his own directory in /proc.
@@ -128,13 +133,21 @@ enter_node() {
     case $caller in *") Z "* | *") X "*) exit 129 ;; esac
     exec 8<&-
     exec "$@"' sh)
-  enter+=(env -i -C "$home" "PATH=$node_path" "HOME=$home" "USER=$user" "LOGNAME=$user"
+  enter+=(env "${clean_environment[@]}")
+}
+
+# set_environment USER: sets clean_environment, the arguments of env(1).
+set_environment() {
+  local home=/root
+  [[ $1 == root ]] || home=/home/$1
+  clean_environment=(-i -C "$home" "PATH=$node_path" "HOME=$home" "USER=$1" "LOGNAME=$1"
     SHELL=/bin/bash "TERM=${TERM:-dumb}" LANG=C.UTF-8)
 }
 
 node_exec() {
   local node=$1 tty=$2 user=$3 line
   shift 3
+  if is_vm; then vm_enter "$node" "$tty" "$user" "$@"; fi
   enter_node "$node" "$user"
   if ((tty)); then
     printf -v line '%q ' "$@"
@@ -145,8 +158,10 @@ node_exec() {
 
 # run_on NODE CMD…: the same as a child, as root.
 run_on() (
-  enter_node "$1" root
+  node=$1
   shift
+  if is_vm; then vm_enter "$node" 0 root "$@"; fi
+  enter_node "$node" root
   exec 9<&- "${enter[@]}" "$@"
 )
 
@@ -213,6 +228,10 @@ node_state() { # sets state_word
 signal_daemon() {
   local daemon
   pid_in "$state/nodes/$1/pid" "$1" || return
+  if is_vm; then
+    run_on "$1" /bin/sh -c "kill -$2 \$(cat /run/gestaltd.pid)" 2>/dev/null
+    return
+  fi
   { read -r daemon <"/proc/$pid/root/run/gestaltd.pid"; } 2>/dev/null || return
   [[ $daemon =~ ^[0-9]+$ ]] || return
   nsenter -t "$pid" -p -- /bin/sh -c "kill -$2 $daemon" 2>/dev/null
