@@ -37,9 +37,11 @@ void *gestalt_ring_reserve(struct gestalt_ring *ring, u32 length)
 	u32 total = ALIGN(length + sizeof(struct frame), sizeof(struct frame));
 	u32 end = ring->size - (ring->head & (ring->size - 1));
 	u32 filler = total > end ? end : 0;
-	u32 used = ring->head - smp_load_acquire(&ring->tail);
 	struct frame *frame;
+	u32 used;
 
+	/* With the reader's release in gestalt_ring_consume(): it is done with that room. */
+	used = ring->head - smp_load_acquire(&ring->tail);
 	if (total + filler > ring->size - used) {
 		WRITE_ONCE(ring->lost, ring->lost + 1);
 		return NULL;

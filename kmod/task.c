@@ -87,42 +87,36 @@ static void fill_memory(struct gestalt_task *info, struct task_struct *task)
 	task_unlock(task);
 }
 
-/* lock_task_sighand() is not exported; sighands are freed by RCU, and their type stays. */
-static struct sighand_struct *lock_sighand(struct task_struct *task, unsigned long *flags)
+static void read_terminal(struct gestalt_task *info, struct tty_struct *tty,
+			  struct pid_namespace *ns)
 {
-	struct sighand_struct *sighand;
-
-	while ((sighand = rcu_dereference(task->sighand))) {
-		spin_lock_irqsave(&sighand->siglock, *flags);
-		if (sighand == rcu_access_pointer(task->sighand))
-			return sighand;
-		spin_unlock_irqrestore(&sighand->siglock, *flags);
-	}
-	return NULL;
+	if (!tty)
+		return;
+	info->tty_nr = new_encode_dev(tty_devnum(tty));
+	spin_lock(&tty->ctrl.lock);
+	info->tpgid = pid_nr_ns(tty->ctrl.pgrp, ns);
+	spin_unlock(&tty->ctrl.lock);
 }
 
+/* lock_task_sighand() is not exported; sighands are freed by RCU, and their type stays. */
 static void fill_terminal(struct gestalt_task *info, struct task_struct *task,
 			  struct pid_namespace *ns)
 {
 	struct sighand_struct *sighand;
-	struct tty_struct *tty;
 	unsigned long flags;
+	bool same = false;
 
 	info->tpgid = -1;
 	/* Most have none, and need no lock for that. */
 	if (!READ_ONCE(task->signal->tty))
 		return;
-	sighand = lock_sighand(task, &flags);
-	if (!sighand)
-		return;
-	tty = task->signal->tty;
-	if (tty) {
-		info->tty_nr = new_encode_dev(tty_devnum(tty));
-		spin_lock(&tty->ctrl.lock);
-		info->tpgid = pid_nr_ns(tty->ctrl.pgrp, ns);
-		spin_unlock(&tty->ctrl.lock);
+	while (!same && (sighand = rcu_dereference(task->sighand))) {
+		spin_lock_irqsave(&sighand->siglock, flags);
+		same = sighand == rcu_access_pointer(task->sighand);
+		if (same)
+			read_terminal(info, task->signal->tty, ns);
+		spin_unlock_irqrestore(&sighand->siglock, flags);
 	}
-	spin_unlock_irqrestore(&sighand->siglock, flags);
 }
 
 static void fill_ids(struct gestalt_task *info, struct task_struct *task,
