@@ -80,7 +80,9 @@ def numbers(data):
 class Socket:
     """One netlink socket; counts its system calls."""
 
-    def __init__(self, timeout=60):
+    def __init__(self, timeout=60, size=65536):
+        # The kernel fills as much as it was once offered, so this comes first.
+        self.size = size
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
         self.socket.bind((0, 0))
         self.socket.setsockopt(SOL_NETLINK, EXT_ACK, 1)
@@ -88,7 +90,6 @@ class Socket:
             self.socket.settimeout(timeout)
         self.sequence = 0
         self.calls = 0
-        self.size = 65536
         self.family, self.group = self._family()
 
     def close(self):
@@ -204,11 +205,13 @@ class Socket:
             payload += attribute(A_TASK_PID, only)
         if threads:
             payload += attribute(A_THREADS)
+        found = []
         for _, data in self.dump(TASKS, payload, pause):
             nest = dict(attributes(data))
             task = Record(TASK, nest[1])
             task.pids = numbers(nest[2])
-            yield task
+            found.append(task)
+        return found
 
     def slice_set(self, first, last):
         self.order(SLICE_SET, attribute(A_SLICE_FIRST, first) + attribute(A_SLICE_LAST, last))

@@ -11,6 +11,7 @@ import time
 import traceback
 
 NEWPID, NEWUSER, NEWNET, NEWNS = 0x20000000, 0x10000000, 0x40000000, 0x20000
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 NOBODY = 65534
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -77,6 +78,8 @@ def _child(action, flags, uid, pipe):
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
+        # Else /proc/self would be root's.
+        call(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
     _report(pipe, action)
 
 
@@ -147,6 +150,14 @@ class Background:
 
     def __exit__(self, *unused):
         self.end()
+
+
+def end_children():
+    """Whatever a case left behind, and what that left to us."""
+    while found := children(os.getpid()):
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def children(pid):

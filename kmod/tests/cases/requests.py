@@ -98,7 +98,7 @@ def test_truncated_messages(_):
     with Socket(timeout=5) as netlink:
         whole = struct.pack("=IHHII", 28, netlink.family, 1, 77, 0)
         whole += struct.pack("=BBH", LOAD, 1, 0) + attribute(A_PID, os.getpid())
-        for end in range(len(whole)):
+        for end in range(1, len(whole)):
             netlink.socket.send(whole[:end])
         for length in (0, 15, 16, 19, 21, 27, 29, 4096, 0xFFFFFFFF):
             netlink.socket.send(struct.pack("=I", length) + whole[4:])

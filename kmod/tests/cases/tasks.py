@@ -29,6 +29,16 @@ def sleepers(count):
     return [subprocess.Popen(["sleep", "1000"]) for _ in range(count)]
 
 
+def settle(pids):
+    """Waits until they are programs that sleep, and map nothing any more."""
+    def settled(pid):
+        comm, stat = stat_of(pid)
+        return comm == "sleep" and "nanosleep" in read("/proc/%d/wchan" % pid) + stat[0]
+
+    for pid in pids:
+        eventually(lambda p=pid: settled(p))
+
+
 def end(processes):
     for process in processes:
         process.kill()
@@ -62,7 +72,7 @@ def compare(task):
 def test_as_proc_says(_):
     kept = sleepers(5)
     os.setpriority(os.PRIO_PROCESS, kept[0].pid, 7)
-    time.sleep(0.1)
+    settle([process.pid for process in kept])
     with Socket() as netlink:
         tasks = {task.pid: task for task in netlink.tasks()}
     listed = {int(name) for name in os.listdir("/proc") if name.isdigit()}
@@ -128,7 +138,7 @@ def test_zombie_and_generation(_):
         [after] = netlink.tasks(only=process.pid)
         assert before.generation != after.generation and before.start == after.start
         os.kill(process.pid, signal.SIGKILL)
-        eventually(lambda: chr(next(netlink.tasks(only=process.pid)).state) == "Z")
+        eventually(lambda: [chr(t.state) for t in netlink.tasks(only=process.pid)] == ["Z"])
         [dead] = netlink.tasks(only=process.pid)
         assert dead.vsize == 0 and dead.rss_anon == 0
     process.wait()
@@ -138,8 +148,8 @@ def test_terminal(_):
     pid, terminal = pty.fork()
     if not pid:
         os.execvp("sleep", ["sleep", "1000"])
+    settle([pid])
     with Socket() as netlink:
-        eventually(lambda: [t.comm for t in netlink.tasks(only=pid)] == ["sleep"])
         [task] = netlink.tasks(only=pid)
         assert task.tty_nr and task.tpgid == pid, vars(task)
         compare(task)
@@ -174,8 +184,7 @@ def test_slow_reader_while_tasks_come_and_go(_):
     shells = [spinning() for _ in range(3)]
     try:
         for size in (4096, 8192, 32768):
-            with Socket() as netlink:
-                netlink.size = size
+            with Socket(size=size) as netlink:
                 seen = [task.pid for task in netlink.tasks(pause=lambda: time.sleep(0.02))]
             assert seen == sorted(set(seen)), "a pid came twice, or not in order"
             assert pids <= set(seen), "missing: %s" % (pids - set(seen))
@@ -188,13 +197,11 @@ def test_interrupted(_):
     """The reader goes away half-way; and one goes on where it was."""
     kept = sleepers(200)
     for _ in range(200):
-        netlink = Socket()
-        netlink.size = 4096
+        netlink = Socket(size=4096)
         netlink.send(TASKS, flags=DUMP)
         netlink.receive()
         netlink.close()
-    with Socket() as netlink:
-        netlink.size = 4096
+    with Socket(size=4096) as netlink:
         netlink.send(TASKS, flags=DUMP)
         first = netlink.receive()
         # Another request on the same socket in the middle of a dump.
@@ -207,8 +214,7 @@ def test_interrupted(_):
 def test_large_buffers(_):
     """A reader with 32 KiB gets many tasks with each call."""
     kept = sleepers(600)
-    with Socket() as netlink:
-        netlink.size = 32768
+    with Socket(size=32768) as netlink:
         list(netlink.tasks())
         netlink.calls = 0
         count = len(list(netlink.tasks()))

@@ -7,7 +7,8 @@ import socket
 import subprocess
 
 import machine
-from gestalt import Socket, refused
+from cases.tasks import settle
+from gestalt import DUMP, TASKS, Socket, refused
 from machine import NEWNET, NEWNS, NEWPID, NEWUSER, NOBODY, Background, inside
 
 
@@ -62,20 +63,14 @@ def test_dump_goes_on_where_it_was_asked(_):
     """The reader of an answer may be in another namespace than who asked; he sees no more."""
     with Background(lambda: None, NEWPID) as background:
         [init] = machine.children(background.pid)
-        netlink = Socket()
-        netlink.size = 4096
-        source, pipe = os.pipe()
-        child = os.fork()
-        if not child:
-            # Asks in the namespace below, by the same socket.
+        netlink = Socket(size=4096)
+
+        def ask_there():
             space = os.open("/proc/%d/ns/pid" % init, os.O_RDONLY)
             machine.call(machine.libc.setns(space, 0))
-            if not os.fork():
-                netlink.send(4, flags=0x300)
-                os.write(pipe, b"x")
-            os._exit(0)
-        os.waitpid(child, 0)
-        os.read(source, 1)
+            inside(lambda: netlink.send(TASKS, flags=DUMP))
+
+        inside(ask_there)
         found = []
         while True:
             messages = netlink.receive()
@@ -83,8 +78,6 @@ def test_dump_goes_on_where_it_was_asked(_):
             if any(kind == 3 for kind, _ in messages):
                 break
         netlink.close()
-        os.close(source)
-        os.close(pipe)
         assert len(found) == 1 and len(found[0]) < 3 * 300, "more than two tasks"
 
 
@@ -102,6 +95,7 @@ def test_user_namespace_maps_ids(_):
 
 def test_nobody_sees_what_proc_shows(_):
     child = subprocess.Popen(["sleep", "1000"])
+    settle([child.pid])
 
     def look():
         tasks = {task.pid: task for task in listing()}
@@ -150,19 +144,17 @@ def test_own_pid_and_user_namespace(_):
 def test_handed_on_socket_has_the_openers_rights(_):
     """Neither who opened the socket nor who sends can lend the other a right."""
     left, right = socket.socketpair()
-    child = os.fork()
-    if not child:
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-        socket.send_fds(right, [b"x"], [Socket().socket.fileno()])
-        right.recv(1)
-        os._exit(0)
+
+    def open_one():
+        with Socket() as netlink:
+            socket.send_fds(right, [b"x"], [netlink.socket.fileno()])
+
+    inside(open_one, 0, NOBODY)
     _, [descriptor], _, _ = socket.recv_fds(left, 1, 1)
     with Socket() as netlink:
         os.dup2(descriptor, netlink.socket.fileno())
         refused(lambda: netlink.slice_set(5000, 6000), errno.EPERM)
     os.close(descriptor)
-    left.send(b"x")
-    os.waitpid(child, 0)
     # And root's, used by nobody.
     with Socket() as strong:
         def use():
