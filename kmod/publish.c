@@ -39,7 +39,7 @@ static DECLARE_DELAYED_WORK(sender, send_events);
 /* A work cannot be queued where a pid is being allocated: that takes the scheduler's locks. */
 static void wake_sender(struct irq_work *work)
 {
-	if (test_and_clear_bit(URGENT, &state))
+	if (test_bit(URGENT, &state))
 		mod_delayed_work(queue, &sender, 0);
 	else
 		queue_delayed_work(queue, &sender, DELAY);
@@ -51,7 +51,7 @@ static void wake(bool urgent)
 {
 	bool first = !test_and_set_bit(KICKED, &state);
 
-	if (urgent && !test_bit(URGENT, &state))
+	if (urgent)
 		first |= !test_and_set_bit(URGENT, &state);
 	if (first)
 		irq_work_queue(&waker);
@@ -160,6 +160,7 @@ static void send_events(struct work_struct *work)
 	int cpu;
 
 	clear_bit(KICKED, &state);
+	clear_bit(URGENT, &state);
 	/* With the barrier in test_and_set_bit(): either we see the record, or are woken. */
 	smp_mb__after_atomic();
 	for_each_possible_cpu(cpu)

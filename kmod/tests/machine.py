@@ -139,8 +139,11 @@ class Background:
 
     def end(self, kill=False):
         if kill:
+            os.set_blocking(self.to_child[1], False)
             for pid in children(self.pid) + [self.pid]:
                 os.kill(pid, signal.SIGKILL)
+        # Written, not just closed: children that came later have the pipe's end, too.
+        os.write(self.to_child[1], b"g")
         os.close(self.to_child[1])
         os.waitpid(self.pid, 0)
         os.close(self.to_parent[0])

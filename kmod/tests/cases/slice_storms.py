@@ -81,7 +81,7 @@ def test_forks_that_fail(_):
             failing.send_signal(signal.SIGTERM)
             text, _ = failing.communicate()
             assert int(text) > 100, "forks did not fail"
-            print("# %d forks failed" % int(text))
+            print("# %d forks failed" % int(text), flush=True)
             return outside
 
         in_slice(30000, 30511, work)

@@ -263,7 +263,7 @@ def test_without_the_probe(module):
             assert netlink.slice_get().exact == 0 and netlink.status().features & 1 == 0
             fork()
             outside = storm(4, 500, 20000, 36383)
-            print("# without the probe %d of 2000 pids were outside" % len(outside))
+            print("# without the probe %d of 2000 pids were outside" % len(outside), flush=True)
             # The first forks find the cursor where it was.
             assert len(outside) <= 8 and netlink.slice_get().rewound
         return True
