@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 #include "slice_probe.h"
 
+#include <linux/build_bug.h>
 #include <linux/errno.h>
+#include <linux/idr.h>
 #include <linux/kprobes.h>
 #include <linux/printk.h>
 #include <linux/ptrace.h>
@@ -17,6 +19,8 @@ static int last_error;
  * idr_alloc_cyclic(idr, entry, start, end, gfp). It has other users than
  * alloc_pid(), but an IDR that a slice is for is only alloc_pid()'s.
  */
+static_assert(__same_type(idr_alloc_cyclic, int (struct idr *, void *, int, int, gfp_t)));
+
 static int before_alloc(struct kprobe *probe, struct pt_regs *regs)
 {
 	gestalt_slice_before_alloc((struct idr *)regs_get_kernel_argument(regs, 0),

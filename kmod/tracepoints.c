@@ -7,6 +7,7 @@
 #include <linux/sched/signal.h>
 #include <linux/string.h>
 #include <linux/tracepoint.h>
+#include <trace/events/sched.h>
 
 #include "compat.h"
 #include "family.h"
@@ -111,10 +112,19 @@ static void __init find(struct tracepoint *tracepoint, void *data)
 	}
 }
 
+/* They are registered by untyped pointers: so it is seen here if one has other arguments. */
+static void __init check_types(void)
+{
+	check_trace_callback_type_sched_process_fork(on_fork);
+	check_trace_callback_type_sched_process_exec(on_exec);
+	check_trace_callback_type_sched_process_exit(on_exit);
+}
+
 int __init gestalt_tracepoints_init(void)
 {
 	int i, error;
 
+	check_types();
 	for_each_kernel_tracepoint(find, NULL);
 	for (i = 0; i < ARRAY_SIZE(hooks); ++i) {
 		error = -ENOENT;
