@@ -146,10 +146,13 @@ def test_messages_say_what_is_wrong(_):
                 (lambda: netlink.slice_set(5000, 1 << 22), "pid_max"),
                 (lambda: netlink.slice_get(), "no slice"),
                 (lambda: netlink.slice_clear(), "no slice"),
-                (lambda: netlink.load((1 << 22) - 1), "no such process"),
-                (lambda: list(netlink.tasks((1 << 22) - 1)), "no such process")):
+                (lambda: netlink.load((1 << 22) - 1), "no such process")):
             error = refused(action, errno.EINVAL, errno.ERANGE, errno.ENOENT, errno.ESRCH)
             assert words in error.strerror, error.strerror
+        error = refused(lambda: netlink.tasks((1 << 22) - 1), errno.ESRCH)
+        # 6.1 has nowhere to put what a dump says when it begins.
+        if not os.uname().release.startswith("6.1."):
+            assert "no such process" in error.strerror, error.strerror
 
 
 def test_many_requests_in_one_message(_):
