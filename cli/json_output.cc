@@ -72,6 +72,7 @@ boost::json::object node_object(const wire::NodeInfo& node) {
       {"kernel", to_utf8(node.kernel())},
       {"criu", to_utf8(node.criu())},
       {"task_source", to_utf8(node.task_source())},
+      {"task_source_reason", to_utf8(node.task_source_reason())},
       {"certificate_sha256", to_utf8(node.certificate_sha256())},
   };
 }

@@ -67,7 +67,7 @@ std::string node_sheet(const wire::NodeInfo& node) {
   out += line("version", node.version());
   out += line("kernel", node.kernel());
   out += line("criu", node.criu());
-  out += line("task source", node.task_source());
+  out += line("task source", std::format("{} ({})", node.task_source(), node.task_source_reason()));
   out += line("certificate", node.certificate_sha256());
   return out;
 }

@@ -70,17 +70,22 @@ Agent::Agent(asio::io_context& context, const Config& config, std::string criu_v
              .on_welcome = [this](const wire::AgentWelcome& welcome) { on_welcome(welcome); },
              .on_message = [this](wire::Message message) { on_leader_message(std::move(message)); },
              .heartbeat = [this] { return heartbeat(); }}),
-      view_(context, {.proc = [this] { return init_.proc(); },
-                      .hidden = [this] { return jobs_.not_shown(); },
-                      .ask_leader =
-                          [this](wire::Message message, Clock::duration timeout) {
-                            return link_.request(std::move(message), timeout);
-                          }}) {}
+      sources_(context, config.node.task_source == "proc" ? TaskSourceChoice::kProc
+                                                          : TaskSourceChoice::kAuto),
+      view_(context,
+            {.where = [this] { return init_.where(); },
+             .glimpse = [this](const ClusterPids& where) { return sources_.glimpse(where); },
+             .hidden = [this] { return jobs_.not_shown(); },
+             .ask_leader =
+                 [this](wire::Message message, Clock::duration timeout) {
+                   return link_.request(std::move(message), timeout);
+                 }}) {}
 
 Result<void> Agent::start() {
   if (auto mount = cgroup2_mount(); !mount)
     log::warning("jobs cannot be ended or moved", log::field("error", mount.error().text()));
   GESTALT_TRY(jobs_.listen(paths::kAgentSocket));
+  sources_.start();
   asio::co_spawn(context_, begin(this), asio::detached);
   return {};
 }
@@ -95,6 +100,7 @@ Awaitable<> Agent::begin(Agent* self) {
 void Agent::stop() {
   link_.stop("gestaltd stops");
   jobs_.close();
+  sources_.stop();
   init_.stop();
 }
 
@@ -415,13 +421,13 @@ Awaitable<> Agent::tell_tasks(Agent* self, std::uint64_t request_id, bool prefli
   self->link_.reply(request_id, inspection->reply);
 }
 
-Result<wire::Message> Agent::task_list() const {
+Result<wire::Message> Agent::task_list() {
   TaskView what = task_view();
   wire::Message reply;
   wire::TaskListReply& list = *reply.mutable_task_list_reply();
   if (what.proc.empty()) return reply;
-  GESTALT_ASSIGN(auto tasks, list_tasks(what));
-  for (auto& task : tasks) *list.add_tasks() = std::move(task);
+  GESTALT_ASSIGN(auto records, sources_.list(init_.where()));
+  for (auto& task : describe_tasks(what, records)) *list.add_tasks() = std::move(task);
   return reply;
 }
 
@@ -455,8 +461,14 @@ void Agent::fetch(std::uint64_t request_id, wire::ViewFetch request) {
 }
 
 wire::Heartbeat Agent::heartbeat() {
-  wire::Heartbeat load = measure_load(cpus_, init_.proc(), task_counter_);
+  auto where = init_.where();
+  Result<TaskCounts> counts = fail(ErrorCode::kUnavailable, "there is no cluster init");
+  if (!where.proc.empty())
+    counts = task_counter_.count(where.init_pid, [&] { return sources_.count(where); });
+  wire::Heartbeat load = load_message(cpus_, sources_.load(), counts);
   load.set_jobs(jobs_.running());
+  load.set_task_source(sources_.name());
+  load.set_task_source_reason(sources_.reason());
   write_load_file(load);
   return load;
 }

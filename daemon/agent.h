@@ -7,6 +7,7 @@
 #include "daemon/agent_link.h"
 #include "daemon/agent_view.h"
 #include "daemon/done_signals.h"
+#include "daemon/sources/task_sources.h"
 #include "daemon/tasks.h"
 
 namespace gestalt {
@@ -44,7 +45,7 @@ class Agent {
   void on_welcome(const wire::AgentWelcome& welcome);
   void on_leader_message(wire::Message message);
   static Awaitable<> tell_tasks(Agent* self, std::uint64_t request_id, bool preflight);
-  [[nodiscard]] Result<wire::Message> task_list() const;
+  [[nodiscard]] Result<wire::Message> task_list();
   [[nodiscard]] Result<wire::Message> find_pid(std::uint32_t pid) const;
   [[nodiscard]] wire::Heartbeat heartbeat();
   void write_load_file(const wire::Heartbeat& load);
@@ -58,6 +59,7 @@ class Agent {
   AgentJobs jobs_;
   InitClient init_;
   LeaderLink link_;
+  TaskSources sources_;
   AgentView view_;
   asio::thread_pool readers_{1};  // of files that may take long
   std::uint32_t pid_first_ = 0;

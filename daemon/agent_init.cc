@@ -119,6 +119,8 @@ std::string InitClient::proc() const {
   return ready() ? std::format("/proc/{}/root/proc", init_pid_) : std::string();
 }
 
+ClusterPids InitClient::where() const { return {.proc = proc(), .init_pid = init_pid_}; }
+
 Awaitable<Result<std::uint32_t>> InitClient::spawn(wire::Message message, const char* what) {
   if (!ready())
     co_return fail(ErrorCode::kUnavailable, "the node has no cluster init at the moment",

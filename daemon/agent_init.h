@@ -3,6 +3,7 @@
 #pragma once
 
 #include "daemon/connection.h"
+#include "daemon/sources/task_source.h"
 
 namespace gestalt {
 
@@ -24,6 +25,7 @@ class InitClient {
   [[nodiscard]] Awaitable<bool> wait_ready(Clock::duration timeout);
   // A procfs of the cluster pid namespace; empty while there is none.
   [[nodiscard]] std::string proc() const;
+  [[nodiscard]] ClusterPids where() const;
   // The pid of the new stand-in in the cluster pid namespace.
   [[nodiscard]] Awaitable<Result<std::uint32_t>> spawn_stand_in(wire::SpawnStandIn request);
   [[nodiscard]] Awaitable<Result<std::uint32_t>> spawn_view(wire::SpawnView request);

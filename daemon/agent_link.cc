@@ -129,7 +129,6 @@ Awaitable<Result<void>> LeaderLink::serve(std::shared_ptr<Connection> connection
   hello.set_version(GESTALT_VERSION);
   hello.set_kernel(kernel_release());
   hello.set_role(config_.run_as_leader() ? "leader" : "compute");
-  hello.set_task_source("proc");
   hello.set_boot_id(boot_id());
   hooks_.fill_hello(hello);
   auto reply = co_await connection->request(std::move(message), kRequestTimeout);

@@ -54,9 +54,11 @@ Awaitable<bool> AgentView::round(std::uint64_t subscription) {
   std::vector<wire::ViewDelta> deltas;
   auto sink = [&](wire::ViewDelta delta) { deltas.push_back(std::move(delta)); };
   if (subscription != subscription_) co_return false;
-  auto proc = hooks_.proc();
-  if (proc.empty()) co_return true;
-  if (auto begun = scanner_.begin_round(proc, hooks_.hidden(), sink); !begun) co_return true;
+  auto where = hooks_.where();
+  if (where.proc.empty()) co_return true;
+  auto tasks = hooks_.glimpse(where);
+  if (!tasks) co_return true;
+  if (!scanner_.begin_round(where.proc, std::move(*tasks), hooks_.hidden(), sink)) co_return true;
   bool more = true;
   while (more) {
     more = scanner_.step(kTasksAtOnce, sink);

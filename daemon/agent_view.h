@@ -12,7 +12,8 @@ namespace gestalt {
 class AgentView {
  public:
   struct Hooks {
-    std::function<std::string()> proc;  // of the cluster pid namespace; empty: none now
+    std::function<ClusterPids()> where;  // proc is empty: none now
+    std::function<Result<std::vector<TaskGlimpse>>(const ClusterPids&)> glimpse;
     std::function<TaskScanner::Hidden()> hidden;
     std::function<Awaitable<Result<wire::Message>>(wire::Message, Clock::duration timeout)>
         ask_leader;

@@ -69,6 +69,9 @@ const std::array kKeys{
         "The address to listen on, for the leader's port and for migrations."},
     Key{"node", "cpus", GESTALT_FIELD(Number, node.cpus), 0, 65536,
         "CPUs this node gives to the cluster, also fractions. 0: all that its quota allows."},
+    Key{"node", "task_source", GESTALT_FIELD(Text, node.task_source), 1, 16,
+        "Where this node reads its processes and its load: auto, the kernel module while it is\n"
+        "loaded, else /proc; or proc."},
     Key{"membership", "heartbeat_seconds", GESTALT_FIELD(Number, membership.heartbeat_seconds),
         0.05, 3600, "How often a node reports to the leader."},
     Key{"membership", "suspect_seconds", GESTALT_FIELD(Number, membership.suspect_seconds), 0.1,
@@ -287,6 +290,8 @@ Result<void> check(const Config& config, const toml::table& document, const std:
       config.migration.port_first > config.migration.port_last)
     return wrong("migration", "port_last", "does not end the range that port_first begins",
                  "set both, port_first not above port_last, or both to 0");
+  if (config.node.task_source != "auto" && config.node.task_source != "proc")
+    return wrong("node", "task_source", "is no source", "sources: auto, proc");
   if (!is_migration_mode(config.migration.mode))
     return wrong("migration", "mode", "is no mode", "modes: " + migration_mode_names());
   auto bandwidth = config.migration.bandwidth_bytes_per_second;

@@ -26,6 +26,7 @@ struct NodeConfig {
   std::string address;  // empty: the source address towards the leader
   std::string listen = "0.0.0.0";
   double cpus = 0.0;  // 0: detect
+  std::string task_source = "auto";
 };
 
 struct MembershipConfig {

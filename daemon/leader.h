@@ -63,6 +63,8 @@ class Leader {
   struct NodeFacts {
     NodeRecord record;
     wire::AgentHello hello;  // its jobs and migrations left out
+    std::string task_source = {};
+    std::string task_source_reason = {};
   };
   struct Client {
     std::shared_ptr<Connection> connection;

@@ -226,6 +226,9 @@ void Leader::on_heartbeat(const std::string& node, ConnectionId id,
                 .jobs = heartbeat.jobs(),
                 .load_average_1 = heartbeat.load_average_1()};
   act(membership_.heartbeat(node, id, load, Clock::now()));
+  auto& facts = facts_[node];
+  facts.task_source = heartbeat.task_source();
+  facts.task_source_reason = heartbeat.task_source_reason();
   const Member* member = membership_.find(node);
   auto session = agents_.find(node);
   if (session == agents_.end()) return;

@@ -21,12 +21,6 @@ double affinity_cpus() {
   return CPU_COUNT(&set);
 }
 
-double load_average() {
-  double value = 0;
-  if (auto text = read_file("/proc/loadavg", 4096)) std::istringstream(*text) >> value;
-  return value;
-}
-
 }  // namespace
 
 double parse_cpu_max(const std::string& text) {
@@ -53,36 +47,20 @@ double usable_cpus() {
   return std::max(cpus, 0.01);
 }
 
-Result<Memory> parse_meminfo(const std::string& text) {
-  std::istringstream lines(text);
-  Memory memory;
-  std::string key;
-  std::uint64_t kilobytes = 0;
-  std::string rest;
-  while (lines >> key >> kilobytes && std::getline(lines, rest)) {
-    if (key == "MemTotal:") memory.total_bytes = kilobytes * 1024;
-    if (key == "MemAvailable:") memory.available_bytes = kilobytes * 1024;
+wire::Heartbeat load_message(double cpus, const Result<LoadSample>& load,
+                             const Result<TaskCounts>& counts) {
+  wire::Heartbeat message;
+  message.set_cpus(cpus);
+  if (load) {
+    message.set_load_average_1(load->load_average_1);
+    message.set_memory_total_bytes(load->memory_total_bytes);
+    message.set_memory_available_bytes(load->memory_available_bytes);
   }
-  if (memory.total_bytes == 0) return fail(ErrorCode::kProtocol, "meminfo without MemTotal");
-  return memory;
-}
-
-wire::Heartbeat measure_load(double cpus, const std::string& cluster_proc, TaskCounter& tasks) {
-  wire::Heartbeat load;
-  load.set_cpus(cpus);
-  load.set_load_average_1(load_average());
-  if (auto text = read_file("/proc/meminfo")) {
-    if (auto memory = parse_meminfo(*text)) {
-      load.set_memory_total_bytes(memory->total_bytes);
-      load.set_memory_available_bytes(memory->available_bytes);
-    }
+  if (counts) {
+    message.set_tasks(counts->processes);
+    message.set_load(counts->active);
   }
-  if (cluster_proc.empty()) return load;
-  if (auto counts = tasks.count(cluster_proc)) {
-    load.set_tasks(counts->processes);
-    load.set_load(counts->active);
-  }
-  return load;
+  return message;
 }
 
 std::string load_file_text(const std::string& node, const wire::Heartbeat& load) {

@@ -5,7 +5,7 @@
 
 #include "common/proto/control.pb.h"
 #include "common/result.h"
-#include "daemon/tasks.h"
+#include "daemon/sources/task_source.h"
 
 namespace gestalt {
 
@@ -15,15 +15,10 @@ namespace gestalt {
 
 // "max 100000" or "50000 100000" as a number of CPUs; 0: no limit or no sense.
 [[nodiscard]] double parse_cpu_max(const std::string& text);
-struct Memory {
-  std::uint64_t total_bytes = 0;
-  std::uint64_t available_bytes = 0;
-};
-[[nodiscard]] Result<Memory> parse_meminfo(const std::string& text);
 
-// Reads all of it. `cluster_proc` is empty while there is no cluster init.
-[[nodiscard]] wire::Heartbeat measure_load(double cpus, const std::string& cluster_proc,
-                                           TaskCounter& tasks);
+// What is not known is left out.
+[[nodiscard]] wire::Heartbeat load_message(double cpus, const Result<LoadSample>& load,
+                                           const Result<TaskCounts>& counts);
 
 // key=value lines, for scripts and a new leader.
 [[nodiscard]] std::string load_file_text(const std::string& node, const wire::Heartbeat& load);

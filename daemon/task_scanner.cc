@@ -1,6 +1,5 @@
 #include "daemon/task_scanner.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,7 +7,6 @@
 #include <charconv>
 #include <ctime>
 #include <format>
-#include <memory>
 
 #include "common/cgroup.h"
 
@@ -33,25 +31,6 @@ std::uint64_t nanoseconds(clockid_t clock) {
   (void)::clock_gettime(clock, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
          static_cast<std::uint64_t>(now.tv_nsec);
-}
-
-struct CloseDirectory {
-  void operator()(DIR* directory) const { (void)::closedir(directory); }
-};
-
-Result<std::vector<std::uint32_t>> pids_in(int directory) {
-  GESTALT_ASSIGN(auto fd, open_at(directory, ".", O_RDONLY | O_DIRECTORY));
-  std::unique_ptr<DIR, CloseDirectory> listing(::fdopendir(fd.get()));
-  if (!listing) return fail_errno(errno, "list processes");
-  (void)fd.release();
-  std::vector<std::uint32_t> pids;
-  while (const dirent* entry = ::readdir(listing.get())) {
-    std::string_view name = entry->d_name;
-    std::uint32_t pid = 0;
-    auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
-    if (error == std::errc() && end == name.data() + name.size()) pids.push_back(pid);
-  }
-  return pids;
 }
 
 // False if the file cannot be read: the process has ended. `at_once`: it is one record, which
@@ -94,18 +73,14 @@ std::uint64_t job_of(std::string_view cgroup) {
 
 }  // namespace
 
-Result<void> TaskScanner::begin_round(const std::string& proc, Hidden hidden, const Sink& sink) {
+Result<void> TaskScanner::begin_round(const std::string& proc, std::vector<TaskGlimpse> tasks,
+                                      Hidden hidden, const Sink& sink) {
   if (!directory_ || proc != proc_) {
     forget();
     GESTALT_ASSIGN(directory_, open_file(proc, O_RDONLY | O_DIRECTORY));
     proc_ = proc;
   }
-  auto pids = pids_in(directory_.get());
-  if (!pids) {
-    directory_.reset();
-    return std::unexpected(std::move(pids).error());
-  }
-  pids_ = std::move(*pids);
+  tasks_ = std::move(tasks);
   hidden_ = std::move(hidden);
   next_ = 0;
   ++round_;
@@ -123,11 +98,11 @@ Result<void> TaskScanner::begin_round(const std::string& proc, Hidden hidden, co
 }
 
 bool TaskScanner::step(std::size_t count, const Sink& sink) {
-  for (; count > 0 && next_ < pids_.size(); --count) {
-    auto pid = pids_[next_++];
-    if (pid >= hidden_.below_pid) read_task(pid, sink);
+  for (; count > 0 && next_ < tasks_.size(); --count) {
+    const auto& task = tasks_[next_++];
+    if (task.pid >= hidden_.below_pid) read_task(task, sink);
   }
-  return next_ < pids_.size();
+  return next_ < tasks_.size();
 }
 
 void TaskScanner::end_round(const Sink& sink) {
@@ -187,7 +162,16 @@ std::uint32_t TaskScanner::twin_of(std::uint32_t pid, const Known& known) const 
   return good ? found->second : 0;
 }
 
-void TaskScanner::read_task(std::uint32_t pid, const Sink& sink) {
+void TaskScanner::read_task(const TaskGlimpse& glimpse, const Sink& sink) {
+  auto pid = glimpse.pid;
+  // Each in its turn, that not all come in one round.
+  bool due = (round_ + pid) % kFullReadRounds == 0;
+  auto seen = known_.find(pid);
+  if (!due && glimpse.signature != 0 && seen != known_.end() && seen->second.read &&
+      seen->second.signature == glimpse.signature) {
+    if (!is_hidden(pid, seen->second)) seen->second.seen_round = round_;
+    return;
+  }
   std::string stat_path = std::format("{}/stat", pid);
   if (!read_small(directory_.get(), stat_path.c_str(), kMaxTaskFileBytes, buffer_, true)) return;
   auto start_ticks = start_ticks_of(buffer_);
@@ -196,9 +180,8 @@ void TaskScanner::read_task(std::uint32_t pid, const Sink& sink) {
   if (!is_new && known.start_ticks != start_ticks) known = Known{};  // another process
   bool first = !known.read;
   known.start_ticks = start_ticks;
+  known.signature = glimpse.signature;
   bool changed = known.hashes[0] != std::hash<std::string>{}(buffer_);
-  // Each in its turn, that not all come in one round.
-  bool due = (round_ + pid) % kFullReadRounds == 0;
   if (!first && !changed && !due) {
     if (!is_hidden(pid, known)) known.seen_round = round_;
     return;

@@ -14,6 +14,7 @@
 #include "common/fd.h"
 #include "common/proto/control.pb.h"
 #include "common/result.h"
+#include "daemon/sources/task_source.h"
 
 namespace gestalt {
 
@@ -44,8 +45,10 @@ class TaskScanner {
   using Sink = std::function<void(wire::ViewDelta)>;
 
   // `proc`: a procfs of the cluster pid namespace; may differ from the last round's, after a
-  // new cluster init: then all is read anew.
-  [[nodiscard]] Result<void> begin_round(const std::string& proc, Hidden hidden, const Sink& sink);
+  // new cluster init: then all is read anew. `tasks`: who is there; those with the signature of
+  // the last round are not looked at, but for now and then.
+  [[nodiscard]] Result<void> begin_round(const std::string& proc, std::vector<TaskGlimpse> tasks,
+                                         Hidden hidden, const Sink& sink);
   // Reads up to `count` processes. True: there are more.
   [[nodiscard]] bool step(std::size_t count, const Sink& sink);
   // The rest: who has gone, and the node's own files.
@@ -69,11 +72,12 @@ class TaskScanner {
     std::uint64_t start_ticks = 0;
     std::uint64_t job_id = 0;
     std::uint64_t seen_round = 0;
+    std::uint64_t signature = 0;
     bool read = false;  // all files of this very process
     Owner owner;
     std::size_t hashes[std::size(kTaskFiles)] = {};
   };
-  void read_task(std::uint32_t pid, const Sink& sink);
+  void read_task(const TaskGlimpse& glimpse, const Sink& sink);
   [[nodiscard]] std::optional<Files> read_files(std::uint32_t pid, std::string stat) const;
   [[nodiscard]] bool is_hidden(std::uint32_t pid, const Known& known) const;
   void add_file(Known& known, std::size_t index, std::string content, wire::ViewTask& task);
@@ -85,7 +89,7 @@ class TaskScanner {
   std::string proc_;
   std::uint64_t round_ = 0;
   Hidden hidden_;
-  std::vector<std::uint32_t> pids_;
+  std::vector<TaskGlimpse> tasks_;
   std::size_t next_ = 0;
   std::unordered_map<std::uint32_t, Known> known_;
   std::map<std::string, std::size_t> node_hashes_;

@@ -1,5 +1,7 @@
 #include "daemon/task_scanner.h"
 
+#include "daemon/sources/proc_task_source.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -26,6 +28,8 @@ class TaskScannerTest : public testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(root_); }
 
+  std::uint64_t signature_ = 0;  // of all processes
+
   void write(const std::string& name, const std::string& content) const {
     std::filesystem::create_directories((root_ / name).parent_path());
     std::ofstream(root_ / name, std::ios::binary) << content;
@@ -43,7 +47,10 @@ class TaskScannerTest : public testing::Test {
   std::vector<wire::ViewDelta> round(TaskScanner::Hidden hidden = {}, std::size_t step = 3) {
     std::vector<wire::ViewDelta> out;
     auto sink = [&](wire::ViewDelta delta) { out.push_back(std::move(delta)); };
-    auto begun = scanner_.begin_round(root_.string(), std::move(hidden), sink);
+    auto tasks = ProcTaskSource().glimpse({.proc = root_.string()});
+    EXPECT_TRUE(tasks);
+    for (auto& task : *tasks) task.signature = signature_;
+    auto begun = scanner_.begin_round(root_.string(), std::move(*tasks), std::move(hidden), sink);
     EXPECT_TRUE(begun) << begun.error().text();
     while (scanner_.step(step, sink)) {
     }
@@ -192,7 +199,22 @@ TEST_F(TaskScannerTest, LargeRoundsComeInSeveralMessages) {
 
 TEST_F(TaskScannerTest, NoProcfsIsAnError) {
   auto sink = [](wire::ViewDelta) {};
-  EXPECT_FALSE(scanner_.begin_round("/nowhere/proc", {}, sink));
+  EXPECT_FALSE(scanner_.begin_round("/nowhere/proc", {}, {}, sink));
+}
+
+// Whoever has the signature of the last round is not looked at, but for each tenth round.
+TEST_F(TaskScannerTest, SignaturesSpareLooking) {
+  signature_ = 7;
+  process(10);
+  EXPECT_EQ(tasks(round()).size(), 1U);
+  process(10, "b");
+  unsigned told = 0;
+  for (int i = 0; i < 9; ++i) told += static_cast<unsigned>(tasks(round()).size());
+  EXPECT_LE(told, 1U);
+  process(10, "c");
+  signature_ = 8;
+  EXPECT_EQ(tasks(round()).size(), 1U);
+  EXPECT_TRUE(tasks(round()).empty());
 }
 
 TEST_F(TaskScannerTest, ForgetTellsEverythingAgain) {
@@ -212,7 +234,7 @@ TEST(TaskScannerReal, ReadsThisMachine) {
     for (const auto& task : delta.tasks())
       own += task.pid() == static_cast<std::uint32_t>(::getpid());
   };
-  ASSERT_TRUE(scanner.begin_round("/proc", {}, sink));
+  ASSERT_TRUE(scanner.begin_round("/proc", *ProcTaskSource().glimpse({.proc = "/proc"}), {}, sink));
   while (scanner.step(50, sink)) {
   }
   scanner.end_round(sink);

@@ -1,20 +1,15 @@
 #include "daemon/tasks.h"
 
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <sstream>
-#include <unordered_set>
+#include <format>
 
-#include "common/cgroup.h"
-#include "common/fd.h"
 #include "common/proc.h"
+#include "daemon/sources/proc_task_source.h"
 
 namespace gestalt {
 namespace {
-
-bool is_active(char state) { return state == 'R' || state == 'D'; }
 
 double seconds_since_boot() {
   timespec now{};
@@ -32,129 +27,56 @@ bool is_outside(const TaskView& view, std::uint32_t pid, std::uint64_t job_id) {
   return !moved_here;
 }
 
-bool is_keeper(const std::string& proc, pid_t pid) {
-  auto stat = read_stat(proc, pid);
-  if (!stat || stat->comm != "gestalt-ghosts") return false;
-  auto owner = read_ids(proc, pid);
-  return owner && owner->real_uid == 0;
-}
-
-std::vector<pid_t> children_of(const std::string& proc, pid_t pid) {
-  std::vector<pid_t> children;
-  auto text = read_file(std::format("{}/{}/task/{}/children", proc, pid, pid), 64U << 20);
-  if (!text) return children;
-  std::istringstream numbers(*text);
-  for (pid_t child = 0; numbers >> child;) children.push_back(child);
-  return children;
-}
-
-// The tasks of gestalt-ghosts, which only hold the pids of processes on other nodes.
-struct Ghosts {
-  pid_t keeper = 0;
-  std::unordered_set<pid_t> pids;
-
-  [[nodiscard]] bool contains(pid_t pid) const { return pids.contains(pid); }
-  // One that has just been made.
-  [[nodiscard]] bool is_new(const ProcessStat& stat) const {
-    return keeper != 0 && stat.parent_pid == keeper;
-  }
-};
-
-// All of them at once: there may be many more of them than there are processes here. Their
-// keeper is a child of the cluster's init.
-Ghosts ghosts_in(const std::string& proc) {
-  for (pid_t child : children_of(proc, 1)) {
-    if (!is_keeper(proc, child)) continue;
-    auto ghosts = children_of(proc, child);
-    return {.keeper = child, .pids = {ghosts.begin(), ghosts.end()}};
-  }
-  return {};
-}
-
 Error is_elsewhere(std::uint32_t pid) {
   return {ErrorCode::kGone, std::format("process {} runs on another node", pid), {}};
 }
 
-Result<wire::Task> describe(const TaskView& view, const ProcessStat& stat) {
-  auto process = stat.pid;
-  auto pid = static_cast<std::uint32_t>(process);
-  GESTALT_ASSIGN(auto ids, read_ids(view.proc, process));
-  static const auto ticks = static_cast<double>(::sysconf(_SC_CLK_TCK));
-  static const auto page_bytes = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+Result<wire::Task> describe(const TaskView& view, const TaskRecord& record) {
   wire::Task task;
-  task.set_pid(pid);
-  task.set_parent_pid(static_cast<std::uint32_t>(stat.parent_pid));
+  task.set_pid(record.pid);
+  task.set_parent_pid(record.parent_pid);
   task.set_node(view.node);
-  task.set_uid(ids.real_uid);
-  task.set_state(std::string(1, stat.state));
-  task.set_threads(stat.threads);
-  task.set_resident_bytes(stat.resident_pages * page_bytes);
-  task.set_cpu_seconds(static_cast<double>(stat.user_ticks + stat.system_ticks) / ticks);
-  double age = seconds_since_boot() - static_cast<double>(stat.start_ticks) / ticks;
-  task.set_started_seconds_ago(std::max(age, 0.0));
-  task.set_command(command_line(view.proc, process));
-  if (auto path = cgroup_path(view.proc, process)) task.set_job_id(job_of_cgroup(*path));
-  if (view.hidden_pids.contains(pid) || view.departed_jobs.contains(task.job_id()))
-    return std::unexpected(is_elsewhere(pid));
+  task.set_uid(record.uid);
+  task.set_state(std::string(1, record.state));
+  task.set_threads(record.threads);
+  task.set_resident_bytes(record.resident_bytes);
+  task.set_cpu_seconds(record.cpu_seconds);
+  task.set_started_seconds_ago(std::max(seconds_since_boot() - record.start_seconds, 0.0));
+  task.set_job_id(record.job_id);
+  if (view.hidden_pids.contains(record.pid) || view.departed_jobs.contains(record.job_id))
+    return std::unexpected(is_elsewhere(record.pid));
+  task.set_command(command_line(view.proc, static_cast<pid_t>(record.pid)));
   auto root = view.roots.find(task.job_id());
-  task.set_is_root(root != view.roots.end() && root->second == pid);
-  task.set_outside_slice(is_outside(view, pid, task.job_id()));
+  task.set_is_root(root != view.roots.end() && root->second == record.pid);
+  task.set_outside_slice(is_outside(view, record.pid, task.job_id()));
   return task;
 }
 
 }  // namespace
 
 Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid) {
-  GESTALT_ASSIGN(auto stat, read_stat(view.proc, static_cast<pid_t>(pid)));
-  if (is_keeper(view.proc, stat.parent_pid)) return std::unexpected(is_elsewhere(pid));
-  return describe(view, stat);
+  GESTALT_ASSIGN(auto record, read_task_record(view.proc, static_cast<pid_t>(pid)));
+  return describe(view, record);
 }
 
-Result<std::vector<wire::Task>> list_tasks(const TaskView& view) {
-  GESTALT_ASSIGN(auto pids, list_pids(view.proc));
-  std::sort(pids.begin(), pids.end());
+std::vector<wire::Task> describe_tasks(const TaskView& view,
+                                       const std::vector<TaskRecord>& records) {
   std::vector<wire::Task> tasks;
-  auto ghosts = ghosts_in(view.proc);
-  for (pid_t pid : pids) {
-    if (ghosts.contains(pid)) continue;
-    auto stat = read_stat(view.proc, pid);
-    if (!stat || ghosts.is_new(*stat)) continue;
-    if (auto task = describe(view, *stat)) tasks.push_back(std::move(*task));
-  }
+  for (const auto& record : records)
+    if (auto task = describe(view, record)) tasks.push_back(std::move(*task));
   return tasks;
-}
-
-Result<TaskCounts> count_tasks(const std::string& proc) {
-  GESTALT_ASSIGN(auto pids, list_pids(proc));
-  TaskCounts counts;
-  auto ghosts = ghosts_in(proc);
-  for (pid_t pid : pids) {
-    if (ghosts.contains(pid)) continue;
-    auto stat = read_stat(proc, pid);
-    if (!stat || ghosts.is_new(*stat)) continue;
-    ++counts.processes;
-    if (stat->threads <= 1) {
-      counts.active += is_active(stat->state) ? 1 : 0;
-      continue;
-    }
-    std::string threads = std::format("{}/{}/task", proc, pid);
-    auto ids = list_pids(threads);
-    if (!ids) continue;
-    for (pid_t id : *ids)
-      if (auto thread = read_stat(threads, id)) counts.active += is_active(thread->state) ? 1 : 0;
-  }
-  return counts;
 }
 
 Clock::duration TaskCounter::interval_for(Clock::duration cost) {
   return std::min(cost * 50, kOldest);
 }
 
-Result<TaskCounts> TaskCounter::count(const std::string& proc) {
+Result<TaskCounts> TaskCounter::count(pid_t init_pid,
+                                      const std::function<Result<TaskCounts>()>& count) {
   auto began = Clock::now();
-  if (proc == proc_ && began < due_) return last_;
-  GESTALT_ASSIGN(last_, count_tasks(proc));
-  proc_ = proc;
+  if (init_pid == init_pid_ && began < due_) return last_;
+  GESTALT_ASSIGN(last_, count());
+  init_pid_ = init_pid;
   due_ = began + interval_for(Clock::now() - began);
   return last_;
 }

@@ -1,7 +1,8 @@
-// What runs in the cluster pid namespace of a node, read from its procfs.
+// What runs in the cluster pid namespace of a node, as users are told of it.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -10,6 +11,7 @@
 #include "common/clock.h"
 #include "common/proto/control.pb.h"
 #include "common/result.h"
+#include "daemon/sources/task_source.h"
 
 namespace gestalt {
 
@@ -27,14 +29,9 @@ struct TaskView {
 
 // kGone if the process does not exist (any more) or is hidden.
 [[nodiscard]] Result<wire::Task> read_task(const TaskView& view, std::uint32_t pid);
-// Processes that end while they are read are left out.
-[[nodiscard]] Result<std::vector<wire::Task>> list_tasks(const TaskView& view);
-
-struct TaskCounts {
-  std::uint32_t processes = 0;
-  std::uint32_t active = 0;  // threads that run, want to, or wait for a device
-};
-[[nodiscard]] Result<TaskCounts> count_tasks(const std::string& proc);
+// Processes that end meanwhile are left out.
+[[nodiscard]] std::vector<wire::Task> describe_tasks(const TaskView& view,
+                                                     const std::vector<TaskRecord>& records);
 
 // Counts again and again, but spends no more than a fiftieth of the time with it, up to this
 // age of what it says.
@@ -43,10 +40,12 @@ class TaskCounter {
   static constexpr Clock::duration kOldest = std::chrono::seconds(5);
   [[nodiscard]] static Clock::duration interval_for(Clock::duration cost);
 
-  [[nodiscard]] Result<TaskCounts> count(const std::string& proc);
+  // `count` counts, in the namespace whose init is this.
+  [[nodiscard]] Result<TaskCounts> count(pid_t init_pid,
+                                         const std::function<Result<TaskCounts>()>& count);
 
  private:
-  std::string proc_;
+  pid_t init_pid_ = 0;
   TaskCounts last_;
   Clock::time_point due_{};
 };

@@ -5,9 +5,11 @@
 
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "common/cgroup.h"
 #include "daemon/load.h"
+#include "daemon/sources/proc_task_source.h"
 
 namespace gestalt {
 namespace {
@@ -61,6 +63,10 @@ class FakeProc : public testing::Test {
       std::ofstream(thread / "stat") << stat_line(pid + i, i == 1 ? 'S' : 'R', parent, threads);
     }
   }
+  static Result<std::vector<wire::Task>> list(const TaskView& view) {
+    GESTALT_ASSIGN(auto records, ProcTaskSource().list({.proc = view.proc}));
+    return describe_tasks(view, records);
+  }
   [[nodiscard]] TaskView view() const {
     return {.proc = proc_.string(),
             .node = "n1",
@@ -75,7 +81,7 @@ TEST_F(FakeProc, MapsTasksToJobs) {
   add(1001, 'S', 1000, "/gestalt/job-3/payload");
   add(1002, 'R', 1001, "/gestalt/job-3");
   add(1000, 'S', 1, "/");
-  auto tasks = list_tasks(view());
+  auto tasks = list(view());
   ASSERT_TRUE(tasks) << tasks.error().text();
   ASSERT_EQ(tasks->size(), 3U);
   EXPECT_EQ((*tasks)[0].job_id(), 0U);
@@ -107,7 +113,7 @@ TEST_F(FakeProc, WhatHasDepartedIsNotThere) {
   auto after = view();
   after.departed_jobs = {3};
   after.hidden_pids = {1000};
-  auto tasks = list_tasks(after);
+  auto tasks = list(after);
   ASSERT_TRUE(tasks) << tasks.error().text();
   ASSERT_EQ(tasks->size(), 1U);
   EXPECT_EQ((*tasks)[0].pid(), 1002U);
@@ -125,7 +131,7 @@ TEST_F(FakeProc, CountsThreadsThatRun) {
   add(1002, 'S', 1, "/");
   add(1003, 'D', 1, "/");
   add(1010, 'S', 1, "/", 3);
-  auto counts = count_tasks(proc_.string());
+  auto counts = ProcTaskSource().count({.proc = proc_.string()});
   ASSERT_TRUE(counts);
   EXPECT_EQ(counts->processes, 4U);
   EXPECT_EQ(counts->active, 4U);
@@ -133,15 +139,15 @@ TEST_F(FakeProc, CountsThreadsThatRun) {
 
 TEST_F(FakeProc, GhostsAreNotThere) {
   add_keeper("gestalt-ghosts", 0, {1500, 1501, 1502});
-  EXPECT_EQ(count_tasks(proc_.string())->processes, 2U);
-  EXPECT_EQ(list_tasks(view())->size(), 2U);
+  EXPECT_EQ(ProcTaskSource().count({.proc = proc_.string()})->processes, 2U);
+  EXPECT_EQ(list(view())->size(), 2U);
   EXPECT_EQ(read_task(view(), 1500).error().code, ErrorCode::kGone);
 }
 
 TEST_F(FakeProc, NobodyElseMakesGhosts) {
   add_keeper("gestalt-ghosts", 1000, {1500, 1501, 1502});
-  EXPECT_EQ(count_tasks(proc_.string())->processes, 5U);
-  EXPECT_EQ(list_tasks(view())->size(), 5U);
+  EXPECT_EQ(ProcTaskSource().count({.proc = proc_.string()})->processes, 5U);
+  EXPECT_EQ(list(view())->size(), 5U);
   EXPECT_TRUE(read_task(view(), 1500));
 }
 
@@ -150,12 +156,18 @@ TEST_F(FakeProc, CountingTakesAFiftiethOfTheTime) {
   EXPECT_EQ(TaskCounter::interval_for(milliseconds(1)), milliseconds(50));
   EXPECT_EQ(TaskCounter::interval_for(milliseconds(800)), TaskCounter::kOldest);
   TaskCounter counter;
-  EXPECT_FALSE(counter.count((proc_ / "nowhere").string()));
-  add(1001, 'R', 1, "/");
-  EXPECT_EQ(counter.count(proc_.string())->processes, 1U);
-  // Another cluster init: another procfs.
-  fs::create_directory(proc_ / "1002");
-  EXPECT_EQ(counter.count((proc_ / "1002").string())->processes, 0U);
+  unsigned asked = 0;
+  auto count = [&]() -> Result<TaskCounts> {
+    ++asked;
+    std::this_thread::sleep_for(milliseconds(20));
+    return TaskCounts{.processes = asked};
+  };
+  auto failing = []() -> Result<TaskCounts> { return fail(ErrorCode::kUnavailable, "no"); };
+  EXPECT_FALSE(counter.count(1, failing));
+  EXPECT_EQ(counter.count(1, count)->processes, 1U);
+  EXPECT_EQ(counter.count(1, count)->processes, 1U);
+  // Another cluster init.
+  EXPECT_EQ(counter.count(2, count)->processes, 2U);
 }
 
 TEST(Load, ParsesCpuMax) {
@@ -174,8 +186,8 @@ TEST(Load, ParsesMeminfo) {
 }
 
 TEST(Load, MeasuresThisMachine) {
-  TaskCounter counter;
-  auto load = measure_load(usable_cpus(), "/proc", counter);
+  ProcTaskSource source;
+  auto load = load_message(usable_cpus(), source.load(), source.count({.proc = "/proc"}));
   EXPECT_GT(load.cpus(), 0);
   EXPECT_GT(load.memory_total_bytes(), 0U);
   EXPECT_GT(load.tasks(), 0U);

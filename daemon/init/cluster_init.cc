@@ -44,6 +44,7 @@ Result<void> ClusterInit::start(const std::string& socket_path) {
   GESTALT_ASSIGN(listener_, listen_unix(socket_path, 0600));
   loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_agent(); });
   keep_slice();
+  watch_for_module();
   SpawnOptions probe;
   probe.argv = {paths::kInitProgram, "--probe"};
   probe.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
@@ -52,6 +53,19 @@ Result<void> ClusterInit::start(const std::string& socket_path) {
     log::warning("cannot find out what CRIU can do", log::field("error", probed.error().text()));
   log::info("cluster pid namespace ready");
   return {};
+}
+
+void ClusterInit::watch_for_module() {
+  auto opened = ModuleWatch::open();
+  if (!opened) {
+    log::warning("the module gestalt will not be noticed when it is loaded",
+                 log::field("error", opened.error().text()));
+    return;
+  }
+  module_watch_.emplace(std::move(*opened));
+  loop_.watch(module_watch_->descriptor(), EPOLLIN, [this](std::uint32_t) {
+    if (module_watch_->take()) slice_->look_for_module();
+  });
 }
 
 void ClusterInit::keep_slice() {

@@ -22,6 +22,7 @@ class ClusterInit {
   void on_message(MessageChannel& agent, const wire::Message& message);
   void reap();
   void keep_slice();
+  void watch_for_module();
   [[nodiscard]] Result<pid_t> spawn_stand_in(const wire::SpawnStandIn& request);
   void spawn_ghosts();
   [[nodiscard]] Result<pid_t> spawn_view(const wire::SpawnView& request);
@@ -31,6 +32,7 @@ class ClusterInit {
   Fd signals_;
   std::list<std::unique_ptr<MessageChannel>> agents_;
   std::unique_ptr<PidSliceKeeper> slice_;
+  std::optional<ModuleWatch> module_watch_;
   pid_t ghosts_ = 0;  // gestalt-ghosts
 };
 

@@ -13,6 +13,8 @@ namespace {
 
 constexpr auto kFastest = milliseconds(10);
 constexpr auto kSlowest = milliseconds(50);
+// While the module keeps the slice, and says so when it goes.
+constexpr auto kIdle = std::chrono::seconds(1);
 // Forks that may happen while the poller is late by a scheduler's whim.
 constexpr double kMinimumBand = 1024;
 constexpr double kLateness = 8;
@@ -52,12 +54,35 @@ Result<void> PidSliceKeeper::set_slice(std::uint32_t first, std::uint32_t last) 
   polled_ = Clock::now();
   GESTALT_ASSIGN(auto current, read());
   previous_ = current;
-  if (current < first - 1 || current > last) return rewind();
+  if (current < first - 1 || current > last) GESTALT_TRY(rewind());
+  module_.reset();
+  look_for_module();
   return {};
+}
+
+void PidSliceKeeper::look_for_module() {
+  if (!has_slice() || (module_ && module_->slice())) return;
+  bool had_it = module_.has_value();
+  module_.reset();
+  auto client = ModuleClient::connect();
+  if (client) {
+    if (auto set = client->set_slice(first_, last_); set) {
+      module_.emplace(std::move(*client));
+      log::info("pid slice kept by the kernel module");
+      return;
+    } else {
+      log::warning("the kernel module does not keep the pid slice",
+                   log::field("error", set.error().text()));
+    }
+  }
+  if (had_it) log::info("pid slice kept by ns_last_pid");
 }
 
 Clock::duration PidSliceKeeper::poll() {
   if (!has_slice()) return kSlowest;
+  if (module_ && module_->slice()) return kIdle;
+  if (module_) look_for_module();
+  if (module_) return kIdle;
   auto current = read();
   if (!current) {
     log::error("pid slice", log::field("error", current.error().text()));

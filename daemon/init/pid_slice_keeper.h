@@ -1,4 +1,5 @@
-// Keeps a pid namespace's allocation inside a slice of pids, by ns_last_pid.
+// Keeps a pid namespace's allocation inside a slice of pids: by the kernel module where it is
+// loaded, which no fork escapes; else by ns_last_pid.
 //
 // The kernel hands out pids in order from ns_last_pid on. A poller sends it back to
 // the slice's start before the end is reached; how long before (the guard band) adapts
@@ -6,10 +7,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "common/clock.h"
 #include "common/fd.h"
 #include "common/result.h"
+#include "daemon/sources/module_client.h"
 
 namespace gestalt {
 
@@ -22,6 +25,9 @@ class PidSliceKeeper {
   [[nodiscard]] Result<void> set_slice(std::uint32_t first, std::uint32_t last);
   [[nodiscard]] bool has_slice() const { return last_ != 0; }
 
+  // The module has come or gone, perhaps.
+  void look_for_module();
+
   // To be called again after the returned time.
   [[nodiscard]] Clock::duration poll();
 
@@ -30,6 +36,7 @@ class PidSliceKeeper {
   [[nodiscard]] Result<std::uint32_t> read() const;
   [[nodiscard]] Result<void> rewind();
 
+  std::optional<ModuleClient> module_;  // keeps the slice
   Fd last_pid_;
   std::uint32_t first_ = 0;
   std::uint32_t last_ = 0;

@@ -128,14 +128,20 @@ start_nodes() {
   ((failed == 0)) || die "not all nodes started"
 }
 
+job_ended() {
+  local line
+  { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 0
+  [[ $line == *") Z "* ]]
+}
+
 up_failed() {
   set +e # whatever can be removed, is
   say "cleaning up after the failed up"
   local job
-  # A plain wait would also wait for the holder.
+  # bash's wait, also one for a single job, may wait for the holder, too.
   for job in $(jobs -p); do
     kill "$job" 2>/dev/null || true
-    wait "$job" || true
+    wait_for 50 job_ended "$job"
   done
   destroy || true
   leave_states
