@@ -53,6 +53,7 @@ leader_address = "$(address_of 0)"
 [jobs]
 network = "10.77.0.128/25"
 END
+  ! is_vm || vm_config >>"$root/etc/gestalt/gestalt.toml"
 }
 
 holder_inside() {

@@ -16,6 +16,11 @@ vm_kernel() { [[ ! -s $state/kernel ]] || cat "$state/kernel"; }
 
 is_vm() { [[ -s $state/kernel ]]; }
 
+# An emulated machine that starts a hundred processes is silent for seconds.
+vm_config() {
+  printf '\n[membership]\nsuspect_seconds = 10\nfailed_seconds = 20\n'
+}
+
 # In the holder's namespaces, with the tools' root.
 in_tools() {
   nsenter --mount="/proc/$holder/ns/mnt" --net="/proc/$holder/ns/net" -- chroot "$state/mnt/tools" "$@"
@@ -37,6 +42,9 @@ vm_prepare() {
   mount --bind "$cache/kernels" "$tools/kernels"
   install -m 755 "$repo/pxe/lib/vm-node-init" "$root/usr/lib/vm-node-init"
   vm_prepare_ssh "$tools" "$root"
+  local module
+  module=${GESTALT_BUILD:-$repo/build}/kmod/$("$repo/pxe/kernels" release "$(vm_kernel)")/gestalt.ko
+  [[ ! -e $module ]] || install -m 644 "$module" "$root/usr/lib/gestalt/gestalt.ko"
   mkdir -p "$tools/lib-gestalt"
   cp "$repo"/pxe/lib/initramfs.sh "$repo"/pxe/lib/initramfs-init "$tools/lib-gestalt/"
   # shellcheck disable=SC2016

@@ -1,0 +1,102 @@
+#!/bin/bash
+# The kernel module under gestaltd and gestalt-init, on a kernel of Debian's.
+# shellcheck source=tests/cluster/lib.sh
+. "$(dirname "$0")/../cluster/lib.sh"
+# shellcheck source=tests/cluster/jobs.sh
+. "$(dirname "$0")/../cluster/jobs.sh"
+
+readonly module=/usr/lib/gestalt/gestalt.ko
+
+source_of() {
+  on leader sh -c 'timeout 20 gestalt node list --json |
+    jq -r --arg name "$1" ".[] | select(.name == \$name) | .task_source"' sh "$1"
+}
+
+source_is() { [[ $(source_of "$1") == "$2" ]]; }
+
+after_each() {
+  local node
+  for node in leader node1; do on "$node" sh -c "rmmod gestalt 2>/dev/null || true"; done
+}
+
+test_changes_over_as_the_module_comes_and_goes() {
+  local before loaded
+  wait_until 20 source_is node1 proc
+  before=$(on leader timeout 30 gestalt node show node1)
+  assert_contains "$before" "proc (the module gestalt is not loaded)"
+  start_victim mover node1 memory
+  on node1 insmod "$module"
+  wait_until 20 source_is node1 kmod
+  source_is leader proc || fail "the leader has no module"
+  loaded=$(node_of "$pid")
+  assert_eq "$loaded" node1 "where the module's node has $pid"
+  on node1 rmmod gestalt
+  wait_until 20 source_is node1 proc
+  assert_eq "$(node_of "$pid")" node1 "where $pid is, by /proc again"
+  keeps_working mover
+  on leader timeout 30 gestalt kill "$pid"
+}
+
+test_what_moves_is_seen_by_either_source() {
+  on node1 insmod "$module"
+  wait_until 20 source_is node1 kmod
+  start_victim mover node1 memory
+  migrate "$pid" leader
+  wait_until 20 is_on "$pid" leader
+  migrate "$pid" node1
+  wait_until 20 is_on "$pid" node1
+  on leader timeout 30 gestalt kill "$pid"
+}
+
+slice_is_kept() { sandbox daemon node1 log | grep -q "pid slice kept by the kernel module"; }
+
+# Prints the pids' range: `first last`.
+readonly storm='
+import os
+pids = []
+for _ in range(16):
+    parent = os.fork()
+    if parent: pids.append(parent); continue
+    seen = []
+    for _ in range(700):
+        child = os.fork()
+        if child == 0: os._exit(0)
+        seen.append(child); os.waitpid(child, 0)
+    print(min(seen), max(seen), flush=True)
+    os._exit(0)
+for pid in pids: os.waitpid(pid, 0)
+'
+
+test_no_fork_of_a_storm_leaves_the_slice() {
+  local first last lowest highest
+  on node1 insmod "$module"
+  wait_until 20 source_is node1 kmod
+  wait_until 20 slice_is_kept
+  read -r first last < <(on leader sh -c 'timeout 20 gestalt node list --json |
+    jq -r ".[] | select(.name == \"node1\") | \"\(.pid_first) \(.pid_last)\""')
+  on leader timeout 300 gestalt run --node node1 -- python3 -c "$storm" >"$scratch/storm"
+  lowest=$(sort -n "$scratch/storm" | head -n 1 | cut -d' ' -f1)
+  highest=$(sort -n -k2 "$scratch/storm" | tail -n 1 | cut -d' ' -f2)
+  echo "slice $first to $last, pids $lowest to $highest"
+  ((lowest >= first && highest <= last)) || fail "pids $lowest to $highest left the slice"
+  assert_eq "$(wc -l <"$scratch/storm")" 16 "storms that came to their end"
+}
+
+test_a_module_that_goes_under_load() {
+  on node1 insmod "$module"
+  wait_until 20 source_is node1 kmod
+  start storm node1 python3 -c "$storm"
+  for _ in 1 2 3; do
+    on node1 rmmod gestalt
+    on leader timeout 30 gestalt ps >/dev/null
+    on node1 insmod "$module"
+    on leader timeout 30 gestalt ps >/dev/null
+  done
+  await_status storm 0 300
+  assert_eq "$(on node1 sh -c 'dmesg | grep -cE "WARNING|BUG:|Oops" || true')" 0 "warnings of the kernel"
+}
+
+[[ -n ${GESTALT_TEST_VM:-} ]] || skip_all "needs virtual machines: GESTALT_TEST_VM=trixie $0"
+cluster_up 2
+on leader test -e "$module" || fail "the module is not built; make test-vm builds it"
+run_tests "$@"
