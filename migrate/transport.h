@@ -1,5 +1,5 @@
-// The seam to what carries a migration's bytes: TCP, an in-memory fake for tests, later
-// RDMA. A Stream is one ordered, reliable, bidirectional connection.
+// The seam to what carries a migration's bytes: TCP, RDMA (rdma_transport.h), an in-memory fake
+// for tests. A Stream is one ordered, reliable, bidirectional connection.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,7 @@
 
 #include "common/clock.h"
 #include "common/result.h"
+#include "migrate/one_sided.h"
 
 namespace gestalt {
 
@@ -40,6 +41,8 @@ class Stream {
   // Payload and framing sent and received so far.
   [[nodiscard]] virtual std::uint64_t bytes_sent() const = 0;
   [[nodiscard]] virtual std::uint64_t bytes_received() const = 0;
+  // Null: the connection carries bytes only.
+  [[nodiscard]] virtual OneSided* one_sided() { return nullptr; }
 };
 
 class Listener {
