@@ -38,6 +38,8 @@ class OneSided {
   [[nodiscard]] virtual Result<std::span<std::byte>> landing(std::size_t bytes) = 0;
   // Until the stream is shut down; the memory itself as long as the stream lives. Once.
   [[nodiscard]] virtual Result<SharedMemory> share(std::size_t bytes) = 0;
+  // What share() gave; no bytes if it was not called.
+  [[nodiscard]] virtual SharedMemory shared() const = 0;
   // Begins all of these; `token` comes out of take_finished() when they are done.
   [[nodiscard]] virtual Result<void> read(std::span<const RemoteRead> reads,
                                           std::uint64_t token) = 0;

@@ -35,6 +35,21 @@ Result<void> PageServer::connect(std::uint64_t bulk_links, Deadline deadline) {
   return {};
 }
 
+std::map<std::uint64_t, Staging> PageServer::staging() {
+  std::map<std::uint64_t, Staging> out;
+  std::lock_guard lock(mutex_);
+  for (auto& [number, link] : links_) {
+    OneSided* one_sided = link.connection->stream().one_sided();
+    auto memory = one_sided != nullptr ? one_sided->shared() : SharedMemory();
+    if (memory.bytes.empty()) continue;
+    Staging staging = staging_shape(number);
+    staging.address = memory.address;
+    staging.rkey = memory.rkey;
+    out.emplace(number, staging);
+  }
+  return out;
+}
+
 PageConnection& PageServer::bulk_link(std::uint64_t index) {
   return *links_.at(kFirstBulkLink + index).connection;
 }
@@ -80,20 +95,45 @@ Result<void> PageServer::answer_requests(std::uint64_t number, PageConnection& c
   ChunkWriter writer(kernel_, options_, &keepers_);
   std::vector<std::byte> payload;
   while (true) {
-    GESTALT_ASSIGN([[maybe_unused]] auto header,
-                   connection.expect(FrameType::kRequest, payload, Deadline::max()));
-    GESTALT_ASSIGN(auto run, decode_request(header, payload));
-    auto known = pages_.find(run.pid);
-    if (known == pages_.end() || !known->second.contains(run.address, run.end()))
-      return fail(ErrorCode::kProtocol, "request for pages that were not announced");
-    GESTALT_TRY(fault_point(Fault::kSourceSendPages));
-    if (number != kDemandLink) limiter_.take(run.count * kPageBytes);
-    auto counts = writer.send(connection, run, deadline_in(kAnswerTimeout));
+    GESTALT_ASSIGN(auto header, connection.receive_header(Deadline::max()));
+    GESTALT_TRY(connection.receive_payload(header, payload, Deadline::max()));
+    auto counts = answer(number, connection, header, payload, writer);
     if (!counts && counts.error().code == ErrorCode::kGone) pages_lost_ = true;
     if (!counts) return std::unexpected(std::move(counts).error());
     pages_sent_ += counts->sent;
     pages_zero_ += counts->zero;
   }
+}
+
+Result<PageCounts> PageServer::answer(std::uint64_t number, PageConnection& connection,
+                                      const FrameHeader& header, std::span<const std::byte> payload,
+                                      ChunkWriter& writer) {
+  Deadline deadline = deadline_in(kAnswerTimeout);
+  if (header.type == FrameType::kRequest) {
+    GESTALT_ASSIGN(auto run, decode_request(header, payload));
+    GESTALT_TRY(check_request(number, run));
+    return writer.send(connection, run, deadline);
+  }
+  OneSided* one_sided = connection.stream().one_sided();
+  if (header.type != FrameType::kStagedRequest || one_sided == nullptr)
+    return fail(ErrorCode::kProtocol, "unexpected frame among the requests");
+  GESTALT_ASSIGN(auto request, decode_staged_request(header, payload));
+  GESTALT_TRY(check_request(number, request.run));
+  auto shape = staging_shape(number);
+  auto memory = one_sided->shared().bytes;
+  if (memory.size() != shape.bytes() || request.slot >= shape.slots)
+    return fail(ErrorCode::kProtocol, "request for pages in a slot that there is not");
+  auto slot = memory.subspan(std::size_t{request.slot} * shape.slot_bytes, shape.slot_bytes);
+  return writer.stage(connection, request, slot, deadline);
+}
+
+Result<void> PageServer::check_request(std::uint64_t number, const PageRun& run) {
+  auto known = pages_.find(run.pid);
+  if (known == pages_.end() || !known->second.contains(run.address, run.end()))
+    return fail(ErrorCode::kProtocol, "request for pages that were not announced");
+  GESTALT_TRY(fault_point(Fault::kSourceSendPages));
+  if (number != kDemandLink) limiter_.take(run.count * kPageBytes);
+  return {};
 }
 
 bool PageServer::connect_again(std::uint64_t number, Link& link) {

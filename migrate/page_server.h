@@ -30,6 +30,8 @@ class PageServer {
 
   // The demand link and so many bulk links.
   [[nodiscard]] Result<void> connect(std::uint64_t bulk_links, Deadline deadline);
+  // The staging memory of those links that are one-sided.
+  [[nodiscard]] std::map<std::uint64_t, Staging> staging();
   // Before serve(): for pre-copy rounds.
   [[nodiscard]] std::uint64_t bulk_links() const { return links_.size() - 1; }
   [[nodiscard]] PageConnection& bulk_link(std::uint64_t index);
@@ -60,6 +62,10 @@ class PageServer {
   };
   void work(std::uint64_t number, Link& link);
   [[nodiscard]] Result<void> answer_requests(std::uint64_t number, PageConnection& connection);
+  [[nodiscard]] Result<PageCounts> answer(std::uint64_t number, PageConnection& connection,
+                                          const FrameHeader& header,
+                                          std::span<const std::byte> payload, ChunkWriter& writer);
+  [[nodiscard]] Result<void> check_request(std::uint64_t number, const PageRun& run);
   [[nodiscard]] bool connect_again(std::uint64_t number, Link& link);
 
   Kernel& kernel_;

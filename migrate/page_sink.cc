@@ -11,7 +11,10 @@
 namespace gestalt {
 
 PageSink::PageSink(Kernel& kernel, PageSinkOptions options, UserfaultKeeper* keeper)
-    : kernel_(kernel), options_(options), keeper_(keeper) {}
+    : kernel_(kernel),
+      options_(options),
+      keeper_(keeper),
+      limiter_(options.bandwidth_bytes_per_second) {}
 
 PageSink::~PageSink() { stop(); }
 
@@ -42,7 +45,9 @@ void PageSink::attach(std::uint64_t number, std::unique_ptr<PageConnection> conn
   std::lock_guard lock(mutex_);
   if (stopping_) return;
   Link& link = links_[number];
+  link.fetcher.reset();
   bool replaces = std::exchange(link.connection, std::move(connection)) != nullptr;
+  link.fetcher = make_fetcher(number, *link.connection, replaces);
   link.lost = false;
   link.rounds = number != kDemandLink && !replaces;
   if (link.rounds) ++open_rounds_;
@@ -52,6 +57,27 @@ void PageSink::attach(std::uint64_t number, std::unique_ptr<PageConnection> conn
     else
       work_on_bulk(number, link);
   });
+}
+
+// What a link's source memory was announced as ended with it: whatever replaces it, is asked.
+std::unique_ptr<PageFetcher> PageSink::make_fetcher(std::uint64_t number,
+                                                    PageConnection& connection, bool again) {
+  if (again || connection.stream().one_sided() == nullptr) return make_request_fetcher(connection);
+  return std::make_unique<OneSidedFetcher>(connection,
+                                           number == kDemandLink ? demand_reads_ : bulk_reads_);
+}
+
+void PageSink::set_remote(RemoteMemory remote) {
+  std::lock_guard lock(mutex_);
+  remote_ = std::move(remote);
+  for (auto& [number, link] : links_) {
+    auto* fetcher = dynamic_cast<OneSidedFetcher*>(link.fetcher.get());
+    auto staging = remote_.staging.find(number);
+    if (fetcher == nullptr || staging == remote_.staging.end()) continue;
+    if (auto opened = fetcher->open(staging->second, remote_.ranges); !opened)
+      log::warning("pages are not read by RDMA", log::field("link", number),
+                   log::field("error", opened.error().text()));
+  }
 }
 
 Result<void> PageSink::set_pages(std::map<std::uint32_t, PageSet> present,
@@ -255,6 +281,9 @@ void PageSink::report(wire::MigrationStats& stats) {
   stats.set_faults_avoided(placed_after_resume_ -
                            std::min<std::uint64_t>(placed_after_resume_, faults_demand_));
   stats.set_pages_duplicate(unwanted_pages_);
+  stats.set_rdma_reads(demand_reads_.reads + bulk_reads_.reads);
+  stats.set_rdma_read_bytes(demand_reads_.bytes + bulk_reads_.bytes);
+  stats.set_rdma_demand_reads(demand_reads_.reads);
   auto& latency = *stats.mutable_fault_latency_seconds();
   latency.set_p50(latency_.quantile(0.5));
   latency.set_p99(latency_.quantile(0.99));

@@ -26,14 +26,17 @@
 #include "common/proto/migration.pb.h"
 #include "migrate/address_space.h"
 #include "migrate/latency_histogram.h"
-#include "migrate/page_chunk.h"
+#include "migrate/page_fetcher.h"
 #include "migrate/page_store.h"
+#include "migrate/rate_limiter.h"
 #include "migrate/userfault_keeper.h"
 
 namespace gestalt {
 
 struct PageSinkOptions {
   std::uint32_t max_prefetch_pages = FaultAround::kDefaultMaxPages;
+  // Of what is read of the source's memory in the background; of the rest the source sees to it.
+  std::uint64_t bandwidth_bytes_per_second = 0;
 };
 
 class PageSink {
@@ -48,6 +51,8 @@ class PageSink {
   // links begin with pre-copy rounds (which may be none), unless they replace another.
   void attach(std::uint64_t link, std::unique_ptr<PageConnection> connection);
 
+  // What the source's memory may be read by. Once, before set_pages().
+  void set_remote(RemoteMemory remote);
   // What each process has, and the part of it that the rounds brought and that is still
   // good; other stored pages are dropped. Once; until then faults wait.
   [[nodiscard]] Result<void> set_pages(std::map<std::uint32_t, PageSet> present,
@@ -77,7 +82,7 @@ class PageSink {
   void stop();
 
   [[nodiscard]] std::optional<Error> failure();
-  // faults_*, fault_latency_seconds, pages_duplicate as far as they are known.
+  // faults_*, fault_latency_seconds, pages_duplicate, rdma_* as far as they are known.
   void report(wire::MigrationStats& stats);
   [[nodiscard]] std::uint64_t missing_bytes();  // still at the source
 
@@ -90,6 +95,7 @@ class PageSink {
   };
   struct Link {
     std::unique_ptr<PageConnection> connection;
+    std::unique_ptr<PageFetcher> fetcher;
     std::deque<Request> outstanding;
     std::jthread thread;
     bool lost = false;
@@ -100,6 +106,8 @@ class PageSink {
   void fail_with(Error error);
   void link_failed(std::uint64_t number, Error error);
   void give_back(std::deque<Request>& requests);
+  [[nodiscard]] std::unique_ptr<PageFetcher> make_fetcher(std::uint64_t number,
+                                                          PageConnection& connection, bool again);
   [[nodiscard]] std::shared_ptr<PageStore> store_of(std::uint32_t pid);
   [[nodiscard]] std::vector<Space> spaces();
   void check_complete();
@@ -112,9 +120,10 @@ class PageSink {
   [[nodiscard]] std::optional<Request> take_prefetch();
   [[nodiscard]] std::optional<Request> take_near(const Space& space, std::uint64_t address);
   [[nodiscard]] std::optional<Request> take_next();
-  [[nodiscard]] static Request take_range(const Space& space, PageSet::Range range);
+  [[nodiscard]] Request take_range(const Space& space, PageSet::Range range) const;
   void work_on_demand(Link& link);
-  [[nodiscard]] Result<void> receive_answer(Link& link, ChunkReader& reader);
+  [[nodiscard]] Result<void> receive_answer(Link& link);
+  [[nodiscard]] std::optional<Request> take_outstanding(Link& link, const PageRun& run);
   [[nodiscard]] Result<void> arrive(const Request& request, const std::vector<ChunkRun>& runs,
                                     bool demanded);
   [[nodiscard]] Result<void> arrive_run(const Request& request, const ChunkRun& run, bool demanded);
@@ -156,6 +165,7 @@ class PageSink {
   std::deque<std::pair<Space, std::uint64_t>> recent_faults_;
   std::optional<Error> failure_;
   std::function<void()> on_complete_;
+  RemoteMemory remote_;  // changes no more once the pages are known
   bool pages_known_ = false;
   bool fetching_ = false;  // all that is remote
   std::atomic<bool> restored_ = false;
@@ -173,6 +183,9 @@ class PageSink {
   std::atomic<std::uint64_t> faults_zero_ = 0;
   std::uint64_t placed_after_resume_ = 0;
   std::uint64_t unwanted_pages_ = 0;
+  RateLimiter limiter_;
+  ReadCounts demand_reads_;
+  ReadCounts bulk_reads_;
 
   std::string socket_path_;
   Fd listener_;

@@ -66,18 +66,17 @@ Result<void> PageSink::receive_rounds(PageConnection& connection) {
 }
 
 Result<void> PageSink::pull(Link& link) {
-  ChunkReader reader;
   while (true) {
     while (link.outstanding.size() < kWindowRequests) {
       auto request = next_request(link);
       if (!request) break;
-      auto payload = encode_request(request->run);
+      const PageRun& run = request->run;
+      if (remote_.ranges.find(run) != nullptr) limiter_.take(run.count * kPageBytes);
       link.outstanding.push_back(std::move(*request));
-      GESTALT_TRY(link.connection->send(FrameType::kRequest, link.outstanding.back().run.address,
-                                        std::span<const std::byte>(payload), Deadline::max()));
+      GESTALT_TRY(link.fetcher->submit(link.outstanding.back().run, Deadline::max()));
     }
     if (link.outstanding.empty()) return {};  // stopping, or another one replaces the link
-    GESTALT_TRY(receive_answer(link, reader));
+    GESTALT_TRY(receive_answer(link));
   }
 }
 
@@ -98,9 +97,10 @@ std::optional<PageSink::Request> PageSink::next_request(const Link& link) {
 }
 
 // Under mutex_ and the space's lock.
-PageSink::Request PageSink::take_range(const Space& space, PageSet::Range range) {
+PageSink::Request PageSink::take_range(const Space& space, PageSet::Range range) const {
   std::uint64_t bytes = std::min(range.bytes(), kRequestBytes);
   std::uint64_t source = space->source_address(range.start, bytes);
+  bytes = remote_.ranges.uniform_bytes(space->pid(), source, bytes);
   space->remote.remove(range.start, range.start + bytes);
   space->in_flight.add(range.start, range.start + bytes);
   return {space, range.start,
@@ -148,9 +148,8 @@ std::optional<PageSink::Request> PageSink::take_next() {
 
 void PageSink::work_on_demand(Link& link) {
   demand_again();
-  ChunkReader reader;
   while (true) {
-    auto done = receive_answer(link, reader);
+    auto done = receive_answer(link);
     if (done) continue;
     link_failed(kDemandLink, std::move(done).error());
     return;
@@ -159,27 +158,33 @@ void PageSink::work_on_demand(Link& link) {
 
 // ------------------------------------------------------------- what arrives
 
-Result<void> PageSink::receive_answer(Link& link, ChunkReader& reader) {
-  GESTALT_ASSIGN(auto header, link.connection->receive_header(Deadline::max()));
-  if (header.type != FrameType::kChunk)
-    return fail(ErrorCode::kProtocol, "unexpected frame among the pages");
-  std::vector<ChunkRun> runs;
-  GESTALT_ASSIGN(auto run, reader.receive(*link.connection, header, runs, Deadline::max()));
+Result<void> PageSink::receive_answer(Link& link) {
+  GESTALT_ASSIGN(auto pages, link.fetcher->next());
   GESTALT_TRY(fault_point(Fault::kDestinationReceivePages));
-  Request request;
+  std::optional<Request> request;
   bool demanded = false;
   {
     std::lock_guard lock(mutex_);
     if (link.outstanding.empty()) return fail(ErrorCode::kProtocol, "pages that nobody asked for");
-    request = std::move(link.outstanding.front());
-    link.outstanding.pop_front();
+    request = take_outstanding(link, pages.run);
     auto known = links_.find(kDemandLink);
     demanded = known != links_.end() && &known->second == &link;
   }
-  const PageRun& asked = request.run;
-  if (asked.pid != run.pid || asked.address != run.address || asked.count != run.count)
-    return fail(ErrorCode::kProtocol, "other pages than those that were asked for");
-  return arrive(request, runs, demanded);
+  if (!request) return fail(ErrorCode::kProtocol, "other pages than those that were asked for");
+  return arrive(*request, pages.runs, demanded);
+}
+
+// Pages that are read come as they come. Where two address spaces ask for the same of the
+// source's pages, either gets what came first.
+std::optional<PageSink::Request> PageSink::take_outstanding(Link& link, const PageRun& run) {
+  auto found = std::ranges::find_if(link.outstanding, [&](const Request& request) {
+    const PageRun& asked = request.run;
+    return asked.pid == run.pid && asked.address == run.address && asked.count == run.count;
+  });
+  if (found == link.outstanding.end()) return std::nullopt;
+  Request request = std::move(*found);
+  link.outstanding.erase(found);
+  return request;
 }
 
 Result<void> PageSink::arrive(const Request& request, const std::vector<ChunkRun>& runs,

@@ -225,7 +225,9 @@ Result<void> PageSink::bring(std::uint32_t pid, std::uint64_t start, std::uint64
     for (auto range = first_of(space->local); !range.empty(); range = first_of(space->local))
       GESTALT_TRY(place_stored(*space, range.start, end - range.start));
     for (auto range = first_of(space->remote); !range.empty(); range = first_of(space->remote))
-      demands.push_back(take_range(space, space->remote.next(range.start, end - range.start)));
+      demands.push_back(take_range(
+          space,
+          space->remote.next(range.start, std::min(end - range.start, kDemandPages * kPageBytes))));
     bool done = demands.empty() && first_of(space->in_flight).empty();
     held.unlock();
     if (done) return {};
@@ -338,26 +340,24 @@ void PageSink::place_all_stored() {
 
 void PageSink::send_demand(Request request) {
   std::lock_guard sending(demand_mutex_);
-  PageConnection* connection = nullptr;
+  PageFetcher* fetcher = nullptr;
   PageRun run = request.run;
   {
     std::lock_guard lock(mutex_);
     Link& link = links_[kDemandLink];
     if (link.connection && !link.lost) {
-      connection = link.connection.get();
+      fetcher = link.fetcher.get();
       link.outstanding.push_back(std::move(request));
     }
   }
-  if (connection == nullptr) {
+  if (fetcher == nullptr) {
     // Asked for again when the link is back.
     std::deque<Request> requests;
     requests.push_back(std::move(request));
     return give_back(requests);
   }
-  auto payload = encode_request(run);
   // Should it fail, the receiving thread notices too, and gives the request back.
-  (void)connection->send(FrameType::kRequest, run.address, std::span<const std::byte>(payload),
-                         deadline_in(kLocalTimeout));
+  (void)fetcher->submit(run, deadline_in(kLocalTimeout));
 }
 
 void PageSink::demand_again() {

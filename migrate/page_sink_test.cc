@@ -13,13 +13,42 @@ namespace {
 
 using namespace testing_rig;
 
-class PageSinkTest : public ::testing::Test {
+struct Links {
+  const char* name;
+  RigLinks links;
+  unsigned remote_sixteenths;
+};
+
+// All of it over each kind of links: requests answered by chunks; pages read of staging memory; and
+// half of them read where they are.
+class PageSinkTest : public ::testing::TestWithParam<Links> {
  protected:
   void SetUp() override {
     auto probe = make_uffd();
     if (!probe) GTEST_SKIP() << "no userfaultfd here: " << probe.error().text();
+    if (GetParam().links == RigLinks::kRdma) {
+      GESTALT_NEED_RDMA(found);
+    }
+    rig_defaults() = {GetParam().links, GetParam().remote_sixteenths};
+  }
+  void TearDown() override { rig_defaults() = {}; }
+  // What goes past the source's processor passes no gate and is not counted there.
+  static bool source_sees_all() { return GetParam().remote_sixteenths == 0; }
+  // Where it matters that they are real ones.
+  static RigLinks real_links() {
+    return GetParam().links == RigLinks::kFake ? RigLinks::kTcp : GetParam().links;
   }
 };
+
+INSTANTIATE_TEST_SUITE_P(Over, PageSinkTest,
+                         testing::Values(Links{"chunks", RigLinks::kFake, 0},
+                                         Links{"staged", RigLinks::kFakeOneSided, 0},
+                                         Links{"remote", RigLinks::kFakeOneSided, 8},
+                                         Links{"rdma_staged", RigLinks::kRdma, 0},
+                                         Links{"rdma_remote", RigLinks::kRdma, 8}),
+                         [](const testing::TestParamInfo<Links>& which) {
+                           return std::string(which.param.name);
+                         });
 
 int verify_all(const Task& task) { return task.verify(0, task.pages); }
 
@@ -65,19 +94,21 @@ void expect_clean_end(Rig& rig, bool sent_once = true) {
 
 // ------------------------------------------------------------- the modes
 
-TEST_F(PageSinkTest, EagerPagesWaitInTheStoreForTheirMappings) {
+TEST_P(PageSinkTest, EagerPagesWaitInTheStoreForTheirMappings) {
   Rig rig({}, verify_all);
   rig.start();
   ASSERT_TRUE(rig.sink().fetch_all(soon()));
   EXPECT_EQ(rig.sink().missing_bytes(), 0U);
-  EXPECT_EQ(rig.kernel().reads(), rig.present().pages());
+  if (source_sees_all()) {
+    EXPECT_EQ(rig.kernel().reads(), rig.present().pages());
+  }
   rig.restore();
   rig.resume(false);
   expect_clean_end(rig);
   EXPECT_EQ(rig.stats().faults_demand(), 0U);
 }
 
-TEST_F(PageSinkTest, EagerPagesMayComeBeforeAndAfterTheRegistration) {
+TEST_P(PageSinkTest, EagerPagesMayComeBeforeAndAfterTheRegistration) {
   Rig rig({}, verify_all);
   rig.start();
   rig.gate().close();
@@ -94,7 +125,7 @@ TEST_F(PageSinkTest, EagerPagesMayComeBeforeAndAfterTheRegistration) {
   EXPECT_EQ(rig.stats().faults_demand(), 0U);
 }
 
-TEST_F(PageSinkTest, EagerPagesAfterTheRegistrationArePlacedAtOnce) {
+TEST_P(PageSinkTest, EagerPagesAfterTheRegistrationArePlacedAtOnce) {
   Rig rig({}, verify_all);
   rig.start();
   rig.restore();
@@ -105,7 +136,7 @@ TEST_F(PageSinkTest, EagerPagesAfterTheRegistrationArePlacedAtOnce) {
   EXPECT_EQ(rig.stats().faults_demand() + rig.stats().faults_local(), 0U);
 }
 
-TEST_F(PageSinkTest, LazyPagesComeWhenTheyAreTouched) {
+TEST_P(PageSinkTest, LazyPagesComeWhenTheyAreTouched) {
   Rig rig({}, meet_and_verify_all);
   rig.run(false);
   rig.await_task();
@@ -116,7 +147,7 @@ TEST_F(PageSinkTest, LazyPagesComeWhenTheyAreTouched) {
   expect_clean_end(rig);
 }
 
-TEST_F(PageSinkTest, PushedPagesNeedNoFaults) {
+TEST_P(PageSinkTest, PushedPagesNeedNoFaults) {
   Rig rig({}, meet_and_verify_all);
   rig.run(true);
   rig.await_task();
@@ -127,29 +158,29 @@ TEST_F(PageSinkTest, PushedPagesNeedNoFaults) {
   EXPECT_EQ(rig.stats().faults_demand(), 0U);
 }
 
-TEST_F(PageSinkTest, ThreadsMayTouchPagesWhileTheyArePushed) {
+TEST_P(PageSinkTest, ThreadsMayTouchPagesWhileTheyArePushed) {
   for (bool tcp : {false, true})
     for (std::uint32_t prefetch : {0U, 512U}) {
       Rig rig({.prefetch = prefetch,
                .bulk_links = 3,
                .chunks = {.compress = tcp, .checksum = tcp},
-               .tcp = tcp},
+               .links = tcp ? real_links() : GetParam().links},
               [](const Task& task) { return verify_with_threads(task, 8); });
       rig.run(true);
       expect_clean_end(rig);
     }
 }
 
-TEST_F(PageSinkTest, ThreadsMayTouchLazyPages) {
+TEST_P(PageSinkTest, ThreadsMayTouchLazyPages) {
   for (std::uint32_t prefetch : {0U, 64U}) {
-    Rig rig({.pages = 2048, .prefetch = prefetch, .tcp = true},
+    Rig rig({.pages = 2048, .prefetch = prefetch, .links = real_links()},
             [](const Task& task) { return verify_with_threads(task, 8); });
     rig.run(false);
     expect_clean_end(rig);
   }
 }
 
-TEST_F(PageSinkTest, WhatTheSourceDoesNotHaveIsZeroWithoutAsking) {
+TEST_P(PageSinkTest, WhatTheSourceDoesNotHaveIsZeroWithoutAsking) {
   Rig rig({}, [](const Task& task) {
     for (std::size_t i = 0; i < task.pages; ++i)
       if (content_of(i) == Content::kHole && !is_zero(task.page(i))) return 1;
@@ -177,7 +208,7 @@ void run_with_pages_in_flight(Rig& rig) {
   rig.release_task();
 }
 
-TEST_F(PageSinkTest, DiscardedPagesNeverComeBack) {
+TEST_P(PageSinkTest, DiscardedPagesNeverComeBack) {
   Rig rig({}, [](const Task& task) {
     std::size_t half = task.pages / 2;
     task.meet();
@@ -194,7 +225,7 @@ TEST_F(PageSinkTest, DiscardedPagesNeverComeBack) {
   EXPECT_GT(rig.stats().pages_duplicate(), 200U) << "what arrived in vain is counted";
 }
 
-TEST_F(PageSinkTest, PagesAreDiscardedWhileTheyArrive) {
+TEST_P(PageSinkTest, PagesAreDiscardedWhileTheyArrive) {
   Rig rig({.bulk_links = 3}, [](const Task& task) {
     std::mt19937 random(1);
     std::vector<bool> discarded(task.pages, false);
@@ -219,7 +250,8 @@ TEST_F(PageSinkTest, PagesAreDiscardedWhileTheyArrive) {
 }
 
 // One thread waits for a page that another one discards.
-TEST_F(PageSinkTest, ADiscardedPageIsNotWaitedForForEver) {
+TEST_P(PageSinkTest, ADiscardedPageIsNotWaitedForForEver) {
+  if (!source_sees_all()) GTEST_SKIP() << "what is read at the source cannot be held back";
   Rig rig({.prefetch = 0}, [](const Task& task) {
     std::atomic<int> seen = -1;
     std::thread reader([&] { seen = static_cast<int>(*task.page(7)); });
@@ -243,7 +275,7 @@ TEST_F(PageSinkTest, ADiscardedPageIsNotWaitedForForEver) {
   EXPECT_EQ(rig.await_exit(), 0);
 }
 
-TEST_F(PageSinkTest, UnmappedPagesNeverComeBack) {
+TEST_P(PageSinkTest, UnmappedPagesNeverComeBack) {
   Rig rig({}, [](const Task& task) {
     std::size_t half = task.pages / 2;
     task.meet();
@@ -282,7 +314,7 @@ int verify_at(const std::byte* at, std::size_t first, std::size_t last) {
   return 0;
 }
 
-TEST_F(PageSinkTest, MovedMappingsKeepTheirContent) {
+TEST_P(PageSinkTest, MovedMappingsKeepTheirContent) {
   Rig rig({}, [](const Task& task) {
     std::byte* to = reserve(task.pages);
     task.meet();
@@ -297,7 +329,7 @@ TEST_F(PageSinkTest, MovedMappingsKeepTheirContent) {
   expect_clean_end(rig, false);
 }
 
-TEST_F(PageSinkTest, PartsOfMappingsMayMoveAgainAndAgain) {
+TEST_P(PageSinkTest, PartsOfMappingsMayMoveAgainAndAgain) {
   Rig rig({}, [](const Task& task) {
     std::byte* first = reserve(1000);
     std::byte* second = reserve(1000);
@@ -320,7 +352,8 @@ TEST_F(PageSinkTest, PartsOfMappingsMayMoveAgainAndAgain) {
 
 // An answer to a request for what was at an address before must not be taken for one
 // that is there now, though that is being waited for too.
-TEST_F(PageSinkTest, AnOldAnswerIsNotTakenForWhatMovedThere) {
+TEST_P(PageSinkTest, AnOldAnswerIsNotTakenForWhatMovedThere) {
+  if (!source_sees_all()) GTEST_SKIP() << "what is read at the source cannot be held back";
   Rig rig({.prefetch = 0}, [](const Task& task) {
     std::size_t half = task.pages / 2;
     std::byte* aside = reserve(half);
@@ -349,7 +382,7 @@ TEST_F(PageSinkTest, AnOldAnswerIsNotTakenForWhatMovedThere) {
   expect_clean_end(rig, false);
 }
 
-TEST_F(PageSinkTest, StoredPagesMoveWithTheirMappings) {
+TEST_P(PageSinkTest, StoredPagesMoveWithTheirMappings) {
   Rig rig({}, [](const Task& task) {
     std::byte* to = reserve(task.pages);
     if (!move_pages_to(task.base, task.pages, to)) return 3;
@@ -379,7 +412,7 @@ int verify_in_children(const Task& task) {
   return wrong;
 }
 
-TEST_F(PageSinkTest, ForkedChildrenGetTheirPagesToo) {
+TEST_P(PageSinkTest, ForkedChildrenGetTheirPagesToo) {
   for (bool push : {false, true}) {
     Rig rig({.pages = 2048}, verify_in_children);
     rig.run(push);
@@ -387,7 +420,7 @@ TEST_F(PageSinkTest, ForkedChildrenGetTheirPagesToo) {
   }
 }
 
-TEST_F(PageSinkTest, ForkedChildrenShareWhatIsStored) {
+TEST_P(PageSinkTest, ForkedChildrenShareWhatIsStored) {
   Rig rig({.pages = 2048}, verify_in_children);
   rig.start();
   ASSERT_TRUE(rig.sink().fetch_all(soon()));
@@ -396,7 +429,7 @@ TEST_F(PageSinkTest, ForkedChildrenShareWhatIsStored) {
   expect_clean_end(rig);
 }
 
-TEST_F(PageSinkTest, AProcessThatEndsMissesNothing) {
+TEST_P(PageSinkTest, AProcessThatEndsMissesNothing) {
   Rig rig({}, [](const Task& task) {
     (void)*const_cast<volatile std::byte*>(task.page(1));
     return 0;
@@ -408,7 +441,7 @@ TEST_F(PageSinkTest, AProcessThatEndsMissesNothing) {
 
 // Whether a process has ended is found out by asking for a page where none can be; a
 // mapping that lies low in memory must not notice.
-TEST_F(PageSinkTest, AskingWhetherAProcessLivesPlacesNothing) {
+TEST_P(PageSinkTest, AskingWhetherAProcessLivesPlacesNothing) {
   if (::access("/proc/sys/vm/mmap_min_addr", R_OK) != 0) GTEST_SKIP() << "no procfs";
   Rig rig({.pages = 64, .address = 0x10000}, meet_and_verify_all);
   rig.run(false);
@@ -420,7 +453,7 @@ TEST_F(PageSinkTest, AskingWhetherAProcessLivesPlacesNothing) {
 
 // ------------------------------------------------------------- links that break
 
-TEST_F(PageSinkTest, LostLinksDelayButLoseNothing) {
+TEST_P(PageSinkTest, LostLinksDelayButLoseNothing) {
   Rig rig({.bulk_links = 2}, [](const Task& task) {
     int wrong = verify_with_threads(task, 4);
     task.meet();
@@ -436,8 +469,8 @@ TEST_F(PageSinkTest, LostLinksDelayButLoseNothing) {
   expect_clean_end(rig, false);
 }
 
-TEST_F(PageSinkTest, LinksThatBreakAgainAndAgainLoseNothing) {
-  Rig rig({.pages = 2048, .prefetch = 32, .bulk_links = 2, .tcp = true},
+TEST_P(PageSinkTest, LinksThatBreakAgainAndAgainLoseNothing) {
+  Rig rig({.pages = 2048, .prefetch = 32, .bulk_links = 2, .links = real_links()},
           [](const Task& task) { return verify_with_threads(task, 4); });
   rig.start();
   rig.restore();
@@ -455,7 +488,7 @@ TEST_F(PageSinkTest, LinksThatBreakAgainAndAgainLoseNothing) {
   EXPECT_TRUE(rig.await_complete());
 }
 
-TEST_F(PageSinkTest, LinksThatBreakWhileNothingIsToDoComeBack) {
+TEST_P(PageSinkTest, LinksThatBreakWhileNothingIsToDoComeBack) {
   Rig rig({}, meet_and_verify_all);
   rig.run(false);
   rig.await_task();
@@ -472,10 +505,12 @@ TEST_F(PageSinkTest, LinksThatBreakWhileNothingIsToDoComeBack) {
   expect_clean_end(rig);
 }
 
-TEST_F(PageSinkTest, ALinkThatCarriesNonsenseIsReplaced) {
-  for (std::uint64_t position : {2U, 20U, 20'000U}) {
+TEST_P(PageSinkTest, ALinkThatCarriesNonsenseIsReplaced) {
+  if (GetParam().links == RigLinks::kRdma) GTEST_SKIP() << "only the fake link corrupts bytes";
+  std::uint64_t late = GetParam().links == RigLinks::kFake ? 20'000 : 200;  // an answer is short
+  for (std::uint64_t position : {std::uint64_t{2}, std::uint64_t{20}, late}) {
     Rig rig({.prefetch = 0, .chunks = {.checksum = true}, .corrupt_demand_byte_at = position},
-            [](const Task& task) { return task.verify(0, 100); });
+            [](const Task& task) { return task.verify(0, 400); });
     rig.run(false);
     EXPECT_EQ(rig.await_exit(), 0);
     EXPECT_EQ(rig.connections(kDemandLink), 2U);
@@ -483,7 +518,8 @@ TEST_F(PageSinkTest, ALinkThatCarriesNonsenseIsReplaced) {
 }
 
 // A page that a task waits for was on its way on a bulk link.
-TEST_F(PageSinkTest, APageOnALostBulkLinkIsDemandedAgain) {
+TEST_P(PageSinkTest, APageOnALostBulkLinkIsDemandedAgain) {
+  if (!source_sees_all()) GTEST_SKIP() << "what is read at the source cannot be held back";
   Rig rig({.prefetch = 256}, [](const Task& task) {
     int wrong = task.verify(0, 30);
     task.meet();
@@ -504,7 +540,7 @@ TEST_F(PageSinkTest, APageOnALostBulkLinkIsDemandedAgain) {
   EXPECT_EQ(rig.await_exit(), 0);
 }
 
-TEST_F(PageSinkTest, BeforeTheResumeALostLinkIsAFailure) {
+TEST_P(PageSinkTest, BeforeTheResumeALostLinkIsAFailure) {
   Rig rig({}, verify_all);
   rig.start();
   EXPECT_FALSE(rig.sink().failure());
@@ -519,7 +555,7 @@ TEST_F(PageSinkTest, BeforeTheResumeALostLinkIsAFailure) {
   EXPECT_TRUE(rig.sink().failure());
 }
 
-TEST_F(PageSinkTest, BeforeTheResumeALostDemandLinkIsAFailureToo) {
+TEST_P(PageSinkTest, BeforeTheResumeALostDemandLinkIsAFailureToo) {
   Rig rig({}, verify_all);
   rig.start();
   rig.restore();
@@ -534,7 +570,54 @@ TEST_F(PageSinkTest, BeforeTheResumeALostDemandLinkIsAFailureToo) {
 
 // ------------------------------------------------------------- orders from above
 
-TEST_F(PageSinkTest, HurryFetchesWhatNobodyTouched) {
+// ------------------------------------------------------------- reading the source's memory
+
+TEST_P(PageSinkTest, ADemandedPageIsReadOnceAndWithoutTheSource) {
+  if (source_sees_all()) GTEST_SKIP() << "there is nothing that could be read";
+  Rig rig({.pages = 1024, .prefetch = 0, .remote_sixteenths = 16}, meet_and_verify_all);
+  rig.run(false);
+  rig.await_task();
+  rig.release_task();
+  EXPECT_EQ(rig.await_exit(), 0);
+  EXPECT_TRUE(rig.await_complete());
+  auto stats = rig.stats();
+  EXPECT_EQ(stats.faults_demand(), rig.present().pages());
+  EXPECT_EQ(stats.rdma_demand_reads(), stats.faults_demand());
+  EXPECT_EQ(stats.rdma_reads(), stats.rdma_demand_reads());
+  EXPECT_EQ(stats.rdma_read_bytes(), stats.faults_demand() * kPageBytes);
+  EXPECT_EQ(rig.kernel().reads(), 0U) << "by nobody there";
+}
+
+TEST_P(PageSinkTest, AStagedPageIsReadOnceUnlessItIsZero) {
+  if (GetParam().links == RigLinks::kFake) GTEST_SKIP() << "these links cannot read";
+  Rig rig({.pages = 1024, .prefetch = 0, .remote_sixteenths = 0}, verify_all);
+  rig.run(false);
+  EXPECT_EQ(rig.await_exit(), 0);
+  std::uint64_t with_data = 0;
+  for (std::size_t page = 0; page < 1024; ++page)
+    if (content_of(page) == Content::kData) ++with_data;
+  EXPECT_EQ(rig.stats().rdma_demand_reads(), with_data);
+  EXPECT_EQ(rig.kernel().reads(), rig.present().pages());
+}
+
+TEST_P(PageSinkTest, AWrongKeyEndsTheLinkAndPagesComeByAnother) {
+  if (source_sees_all()) GTEST_SKIP() << "there is nothing that could be read";
+  Rig rig({.pages = 1024, .wrong_key = true}, verify_all);
+  rig.run(true);
+  expect_clean_end(rig, false);
+  EXPECT_GE(rig.connections(kDemandLink), 2U);
+}
+
+TEST_P(PageSinkTest, BeforeTheResumeAWrongKeyIsAFailure) {
+  if (source_sees_all()) GTEST_SKIP() << "there is nothing that could be read";
+  Rig rig({.pages = 1024, .wrong_key = true}, verify_all);
+  rig.start();
+  auto fetched = rig.sink().fetch_all(soon());
+  ASSERT_FALSE(fetched);
+  EXPECT_EQ(fetched.error().code, ErrorCode::kUnavailable);
+}
+
+TEST_P(PageSinkTest, HurryFetchesWhatNobodyTouched) {
   Rig rig({}, meet_and_verify_all);
   rig.run(false);
   rig.await_task();
@@ -544,7 +627,7 @@ TEST_F(PageSinkTest, HurryFetchesWhatNobodyTouched) {
   expect_clean_end(rig);
 }
 
-TEST_F(PageSinkTest, NothingIsMissingOnceAllIsForgotten) {
+TEST_P(PageSinkTest, NothingIsMissingOnceAllIsForgotten) {
   Rig rig({}, meet_and_verify_all);
   rig.start();
   rig.restore();
@@ -558,7 +641,7 @@ TEST_F(PageSinkTest, NothingIsMissingOnceAllIsForgotten) {
   rig.gate().open();
 }
 
-TEST_F(PageSinkTest, StopsAtAnyMoment) {
+TEST_P(PageSinkTest, StopsAtAnyMoment) {
   std::mt19937 random(9);
   for (int i = 0; i < 40; ++i) {
     Rig rig({.pages = 1024, .bulk_links = 1 + random() % 3},
@@ -573,7 +656,7 @@ TEST_F(PageSinkTest, StopsAtAnyMoment) {
   }
 }
 
-TEST_F(PageSinkTest, StoppingEndsTheWaiting) {
+TEST_P(PageSinkTest, StoppingEndsTheWaiting) {
   Rig rig({}, verify_all);
   rig.start();
   rig.gate().close();
@@ -593,7 +676,7 @@ TEST_F(PageSinkTest, StoppingEndsTheWaiting) {
 
 // ------------------------------------------------------------- what it costs
 
-TEST_F(PageSinkTest, ASequentialReaderFaultsSeldom) {
+TEST_P(PageSinkTest, ASequentialReaderFaultsSeldom) {
   Rig rig({.pages = 16'384}, verify_all);
   rig.run(false);
   expect_clean_end(rig);
@@ -605,7 +688,7 @@ TEST_F(PageSinkTest, ASequentialReaderFaultsSeldom) {
   EXPECT_GE(stats.fault_latency_seconds().max(), stats.fault_latency_seconds().p50() * 0.9);
 }
 
-TEST_F(PageSinkTest, MostPagesArePushedBeforeARandomReaderTouchesThem) {
+TEST_P(PageSinkTest, MostPagesArePushedBeforeARandomReaderTouchesThem) {
   Rig rig({.pages = 16'384}, [](const Task& task) {
     std::mt19937_64 random(11);
     for (std::size_t i = 0; i < 4 * task.pages; ++i) {
@@ -640,7 +723,7 @@ void end_rounds(Rig& rig) {
     ASSERT_TRUE(rig.server().bulk_link(i).send(FrameType::kPushEnd, 1, "", soon()));
 }
 
-TEST_F(PageSinkTest, FreshPagesAreUsedAndStaleOnesFetchedAgain) {
+TEST_P(PageSinkTest, FreshPagesAreUsedAndStaleOnesFetchedAgain) {
   Rig rig({}, verify_all);
   ASSERT_TRUE(rig.server().connect(2, soon()));
   // Pages 0 to 9 as they are; 10 to 19 and then the source changes them.
@@ -664,10 +747,12 @@ TEST_F(PageSinkTest, FreshPagesAreUsedAndStaleOnesFetchedAgain) {
   rig.restore();
   rig.resume(true);
   expect_clean_end(rig, false);
-  EXPECT_EQ(rig.kernel().reads(), rig.present().pages() + 10) << "the fresh ones came once";
+  if (source_sees_all()) {
+    EXPECT_EQ(rig.kernel().reads(), rig.present().pages() + 10) << "the fresh ones came once";
+  }
 }
 
-TEST_F(PageSinkTest, FreshPagesThatNeverCameAreAnError) {
+TEST_P(PageSinkTest, FreshPagesThatNeverCameAreAnError) {
   Rig rig({}, verify_all);
   ASSERT_TRUE(rig.server().connect(1, soon()));
   send_round(rig, 0, 10, 1);

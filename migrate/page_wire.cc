@@ -35,11 +35,18 @@ std::uint32_t max_payload(FrameType type) {
     case FrameType::kPackets:
     case FrameType::kPresent:
     case FrameType::kFresh:
+    case FrameType::kRemoteRanges:
       return kMaxPieceBytes;
     case FrameType::kChunk:
       return kMaxChunkOverheadBytes + kMaxPieceBytes;
     case FrameType::kRequest:
       return 8;
+    case FrameType::kStagedRequest:
+      return 12;
+    case FrameType::kStaged:
+      return 4 + kMaxChunkOverheadBytes;
+    case FrameType::kStaging:
+      return 20;
     case FrameType::kAbort:
       return 1024;
     case FrameType::kResumed:
@@ -99,7 +106,7 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
   header.length = be32toh(header.length);
   header.argument = be64toh(header.argument);
   bool known = type >= static_cast<std::uint16_t>(FrameType::kHello) &&
-               type <= static_cast<std::uint16_t>(FrameType::kPackets);
+               type <= static_cast<std::uint16_t>(FrameType::kRemoteRanges);
   if (be16toh(magic) != kMagic || !known)
     return fail(ErrorCode::kProtocol, "the page connection carries no page frames");
   if (header.length > max_payload(header.type))

@@ -15,7 +15,7 @@
 
 namespace gestalt {
 
-inline constexpr std::uint32_t kPageProtocolVersion = 4;
+inline constexpr std::uint32_t kPageProtocolVersion = 5;
 // Pages in one chunk; bytes in one kStateData frame.
 inline constexpr std::uint32_t kMaxPagesPerChunk = 256;
 inline constexpr std::uint32_t kMaxPieceBytes = kMaxPagesPerChunk * kPageBytes;
@@ -46,7 +46,7 @@ enum class FrameType : std::uint16_t {
   kHandover = 6,       // argument: total size; payload: the next bytes of the hand-over
   kPresent = 7,        // argument: pid; payload: page set: the pages that the process has
   kFresh = 8,          // the same: those whose content the destination has already
-  kSetsEnd = 9,        // argument: number of kPresent and kFresh frames
+  kSetsEnd = 9,        // argument: number of the frames of sets and remote memory
   kReady = 10,         // destination: restored, not running
   kResumed = 11,       // destination: runs; argument: pid; payload: MigrationStats so far
   kAbort = 12,         // payload: reason
@@ -60,6 +60,10 @@ enum class FrameType : std::uint16_t {
   kFileCache = 20,     // source, control, before the state: a cached file, see file_cache.h
   kFileCacheEnd = 21,  // argument: number of kFileCache frames
   kPackets = 22,  // source, control, after kReady, of a unit with a network; see held_packets.h
+  kStagedRequest = 23,  // destination: argument: address; see remote_memory.h, as for the rest
+  kStaged = 24,         // source: argument: address
+  kStaging = 25,        // source, control, among the sets; argument: link
+  kRemoteRanges = 26,   // the same; argument: 0
 };
 
 struct FrameHeader {
@@ -122,6 +126,8 @@ class PageConnection {
                                              std::vector<std::byte>& payload, Deadline deadline);
 
   [[nodiscard]] Stream& stream() { return *stream_; }
+  // Something of the next frame is here already.
+  [[nodiscard]] bool has_begun() const { return ahead_begin_ < ahead_end_; }
   // Returns when a frame, or the end, can be received; kTimeout.
   [[nodiscard]] Result<void> wait_readable(Deadline deadline) {
     return ahead_begin_ < ahead_end_ ? Result<void>() : stream_->wait_readable(deadline);

@@ -45,7 +45,7 @@ TEST(PageWire, RefusesForeignHeaders) {
     bad[i] = ~bad[i];
     EXPECT_EQ(decode_header(bad).error().code, ErrorCode::kProtocol) << "byte " << i;
   }
-  for (int type : {0, 23, 255, 65535})
+  for (int type : {0, 27, 255, 65535})
     EXPECT_FALSE(decode_header(encode_header({static_cast<FrameType>(type), 0, 0}))) << type;
 }
 
@@ -75,7 +75,11 @@ TEST(PageWire, PayloadsHaveTheirLimits) {
                                {FrameType::kDoneAck, 0},
                                {FrameType::kFileCache, kMaxPieceBytes},
                                {FrameType::kFileCacheEnd, 0},
-                               {FrameType::kPackets, kMaxPieceBytes}};
+                               {FrameType::kPackets, kMaxPieceBytes},
+                               {FrameType::kStagedRequest, 12},
+                               {FrameType::kStaged, 4 + kMaxChunkOverheadBytes},
+                               {FrameType::kStaging, 20},
+                               {FrameType::kRemoteRanges, kMaxPieceBytes}};
   for (auto [type, bytes] : kLimits) {
     EXPECT_TRUE(decode_header(encode_header({type, bytes, 0}))) << static_cast<int>(type);
     auto over = decode_header(encode_header({type, bytes + 1, 0}));

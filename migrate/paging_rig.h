@@ -20,6 +20,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -30,6 +31,7 @@
 #include "migrate/fake_transport.h"
 #include "migrate/page_server.h"
 #include "migrate/page_sink.h"
+#include "migrate/rdma_rig.h"
 
 namespace gestalt::testing_rig {
 
@@ -101,6 +103,7 @@ class RigStream final : public Stream {
   void shut_down() override { stream_->shut_down(); }
   [[nodiscard]] std::uint64_t bytes_sent() const override { return stream_->bytes_sent(); }
   [[nodiscard]] std::uint64_t bytes_received() const override { return stream_->bytes_received(); }
+  OneSided* one_sided() override { return stream_->one_sided(); }
 
  private:
   std::shared_ptr<Stream> stream_;
@@ -180,12 +183,27 @@ inline Result<Fd> make_uffd() {
   return fd;
 }
 
+enum class RigLinks { kFake, kTcp, kFakeOneSided, kRdma };
+
+struct RigDefaults {
+  RigLinks links = RigLinks::kFake;
+  unsigned remote_sixteenths = 0;
+};
+inline RigDefaults& rig_defaults() {
+  static RigDefaults defaults;
+  return defaults;
+}
+
 struct RigOptions {
   std::size_t pages = 4096;
   std::uint32_t prefetch = FaultAround::kDefaultMaxPages;
   std::uint64_t bulk_links = 2;
   ChunkOptions chunks;
-  bool tcp = false;
+  RigLinks links = rig_defaults().links;
+  // Share of the pages, of 16, that the sink may read at the source by itself, if the links are
+  // one-sided. They lie in ranges of 24 pages.
+  unsigned remote_sixteenths = rig_defaults().remote_sixteenths;
+  bool wrong_key = false;  // for those
   // Of what the server sends on its first demand link.
   std::uint64_t corrupt_demand_byte_at = ~0ULL;
   // Where the memory is; 0: anywhere.
@@ -242,6 +260,9 @@ class Rig {
     announce({});
   }
   void announce(const std::map<std::uint32_t, PageSet>& fresh) {
+    auto table = RemoteRangeTable::make(remote_ranges());
+    ASSERT_TRUE(table) << table.error().text();
+    sink_->set_remote({server_->staging(), std::move(*table)});
     auto done = sink_->set_pages({{wire_pid(), present_}}, fresh);
     ASSERT_TRUE(done) << done.error().text();
     server_->serve({{wire_pid(), present_}});
@@ -413,6 +434,60 @@ class Rig {
     return ::write(criu.get(), &pid, 4) == 4 && send_fds(criu.get(), std::span(&uffd, 1));
   }
 
+  bool one_sided() const {
+    return options_.links == RigLinks::kFakeOneSided || options_.links == RigLinks::kRdma;
+  }
+
+  // By RDMA they are read of a copy in this process: to register another's memory is another
+  // thing's business.
+  std::vector<RemoteRange> remote_ranges() {
+    constexpr std::uint64_t kRangePages = 24;
+    std::vector<RemoteRange> out;
+    if (!one_sided() || options_.remote_sixteenths == 0) return out;
+    std::uint64_t offset = 0;
+    std::uint32_t key = fake_process_key(wire_pid());
+    if (options_.links == RigLinks::kRdma) {
+      copy_for_rdma();
+      offset = copy_.address() - address();
+      key = copy_.remote_key();
+    }
+    for (std::uint64_t page = 0; page < options_.pages; page += kRangePages) {
+      if (page / kRangePages % 16 >= options_.remote_sixteenths) continue;
+      std::uint64_t last = std::min<std::uint64_t>(page + kRangePages, options_.pages);
+      out.push_back({wire_pid(), address(page), address(last), address(page) + offset,
+                     options_.wrong_key ? key ^ 0x5500 : key});
+    }
+    return out;
+  }
+
+  void copy_for_rdma() {
+    auto copy = RdmaRegion::make(domain_, bytes(), IBV_ACCESS_REMOTE_READ);
+    ASSERT_TRUE(copy) << copy.error().text();
+    copy_ = std::move(*copy);
+    auto read = linux_kernel().read_memory(source_, address(), copy_.bytes());
+    ASSERT_TRUE(read && *read == bytes());
+  }
+
+  // RDMA cannot be set up before the processes are forked.
+  Result<Transport*> rdma() {
+    if (!rdma_) {
+      address_ = find_rdma_address().address;
+      GESTALT_ASSIGN(domain_, RdmaDomain::at(address_));
+      rdma_ = make_rdma_transport(domain_);
+    }
+    return rdma_.get();
+  }
+
+  Result<void> open_streams(Transport& transport, const std::string& address,
+                            std::unique_ptr<Stream>& near, std::unique_ptr<Stream>& far,
+                            Deadline deadline) {
+    GESTALT_ASSIGN(auto listener, transport.listen(address, 0));
+    auto accepted = std::async(std::launch::async, [&] { return listener->accept(deadline); });
+    GESTALT_ASSIGN(near, transport.connect(address, listener->port(), deadline));
+    GESTALT_ASSIGN(far, accepted.get());
+    return {};
+  }
+
   void command(char what) {
     ASSERT_TRUE(write_all(control_.get(), std::as_bytes(std::span(&what, 1)), soon()));
     char answer = 0;
@@ -424,16 +499,20 @@ class Rig {
     if (refuse_links_) return fail(ErrorCode::kUnavailable, "refused");
     std::unique_ptr<Stream> near;
     std::unique_ptr<Stream> far;
-    if (options_.tcp) {
-      GESTALT_ASSIGN(auto listener, tcp_transport().listen("127.0.0.1", 0));
-      GESTALT_ASSIGN(near, tcp_transport().connect("127.0.0.1", listener->port(), deadline));
-      GESTALT_ASSIGN(far, listener->accept(deadline));
+    if (options_.links == RigLinks::kTcp) {
+      GESTALT_TRY(open_streams(tcp_transport(), "127.0.0.1", near, far, deadline));
+    } else if (options_.links == RigLinks::kRdma && connections(link) == 0) {
+      GESTALT_ASSIGN(auto transport, rdma());
+      GESTALT_TRY(open_streams(*transport, address_, near, far, deadline));
     } else {
       FakeFaults faults;
       if (link == kDemandLink && connections(link) == 0)
         faults.corrupt_byte_at = options_.corrupt_demand_byte_at;
+      faults.one_sided = one_sided();
       std::tie(near, far) = make_fake_streams(faults);
     }
+    if (near->one_sided() != nullptr && connections(link) == 0)
+      GESTALT_TRY(near->one_sided()->share(staging_shape(link).bytes()));
     std::shared_ptr<Stream> shared = std::move(near);
     {
       std::lock_guard lock(mutex_);
@@ -461,6 +540,10 @@ class Rig {
   std::string directory_;
   Gate gate_;
   Gate demand_gate_;
+  std::string address_;
+  std::shared_ptr<RdmaDomain> domain_;
+  std::unique_ptr<Transport> rdma_;
+  RdmaRegion copy_;
   std::unique_ptr<CountingKernel> kernel_;
   std::unique_ptr<PageSink> sink_;
   std::unique_ptr<PageServer> server_;

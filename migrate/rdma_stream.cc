@@ -303,7 +303,8 @@ Result<std::span<std::byte>> RdmaStream::landing(std::size_t bytes) {
 Result<SharedMemory> RdmaStream::share(std::size_t bytes) {
   if (!shared_.bytes().empty()) return fail(ErrorCode::kInternal, "memory is shared already");
   GESTALT_ASSIGN(shared_, RdmaRegion::make(domain_, bytes, IBV_ACCESS_REMOTE_READ));
-  return SharedMemory{shared_.bytes(), shared_.address(), shared_.remote_key()};
+  memory_ = {shared_.bytes(), shared_.address(), shared_.remote_key()};
+  return memory_;
 }
 
 // Only the last one's completion is asked for: they complete in order.

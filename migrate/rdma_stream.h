@@ -51,6 +51,7 @@ class RdmaStream final : public Stream, public OneSided {
   OneSided* one_sided() override { return this; }
   Result<std::span<std::byte>> landing(std::size_t bytes) override;
   Result<SharedMemory> share(std::size_t bytes) override;
+  [[nodiscard]] SharedMemory shared() const override { return memory_; }
   Result<void> read(std::span<const RemoteRead> reads, std::uint64_t token) override;
   std::optional<std::uint64_t> take_finished() override;
   Result<void> wait_any(Deadline deadline) override;
@@ -81,6 +82,7 @@ class RdmaStream final : public Stream, public OneSided {
   RdmaRegion receives_;
   RdmaRegion landing_;
   RdmaRegion shared_;
+  SharedMemory memory_;  // shared_'s
   std::vector<std::uint32_t> free_sends_;
   bool credit_buffer_free_ = true;
   std::uint32_t credits_ = 0;  // buffers of the peer

@@ -101,6 +101,65 @@ void check_chunk(const FrameHeader& header, std::span<const std::byte> payload) 
   promise(at == run->end() && touched < ~0ULL, "and they fill the chunk");
 }
 
+void check_staged_request(const FrameHeader& header, std::span<const std::byte> payload) {
+  auto request = decode_staged_request(header, payload);
+  if (!request)
+    return promise(request.error().code == ErrorCode::kProtocol, "a bad request says so");
+  promise(is_sensible(request->run, kMaxPagesPerChunk), "a request is for pages that can be");
+  promise(std::ranges::equal(encode_staged_request(*request), payload),
+          "a request comes back as it was");
+}
+
+void check_staged(const FrameHeader& header, std::span<const std::byte> payload) {
+  std::vector<ChunkRun> runs;
+  auto pages = ChunkReader::decode_staged(header, payload, runs);
+  if (!pages) return promise(pages.error().code == ErrorCode::kProtocol, "bad pages say so");
+  promise(is_sensible(pages->run, kMaxPagesPerChunk), "staged pages are such that can be");
+  std::uint64_t at = pages->run.address;
+  for (const auto& each : runs) {
+    promise(each.address == at && each.count > 0, "runs follow each other");
+    at += each.count * kPageBytes;
+  }
+  promise(at == pages->run.end(), "and they fill the slot");
+}
+
+void check_staging(std::span<const std::byte> payload) {
+  auto staging = decode_staging(payload);
+  if (!staging) return promise(staging.error().code == ErrorCode::kProtocol, "bad memory says so");
+  promise(staging->bytes() <= kMaxReadRequests * std::size_t{kMaxPieceBytes}, "it is bounded");
+  promise(staging->slot_address(staging->slots) >= staging->address, "and it does not wrap");
+  promise(std::ranges::equal(encode_staging(*staging), payload), "it comes back as it was");
+}
+
+void check_remote_ranges(std::span<const std::byte> payload) {
+  std::vector<RemoteRange> ranges;
+  auto done = decode_remote_ranges(payload, ranges);
+  if (!done) return promise(done.error().code == ErrorCode::kProtocol, "a bad range says so");
+  std::vector<std::byte> again;
+  for (const auto& frame : encode_remote_ranges(ranges))
+    again.insert(again.end(), frame.begin(), frame.end());
+  promise(std::ranges::equal(again, payload), "ranges come back as they were");
+  auto table = RemoteRangeTable::make(ranges);
+  if (!table) return;
+  for (const auto& range : ranges) {
+    auto bytes = table->uniform_bytes(range.pid, range.start, kPageBytes * 64);
+    promise(bytes > 0 && bytes <= range.end - range.start, "a piece lies in its range");
+    PageRun run{range.pid, range.start, static_cast<std::uint32_t>(bytes / kPageBytes)};
+    const RemoteRange* found = table->find(run);
+    promise(found != nullptr && *found == range, "and is found there");
+  }
+}
+
+void run_remote_memory(std::string_view bytes) {
+  auto payload = std::as_bytes(std::span(bytes));
+  FrameHeader header{FrameType::kStaged, static_cast<std::uint32_t>(payload.size()),
+                     0x7f0000000000};
+  check_staged_request(header, payload);
+  check_staged(header, payload);
+  check_staging(payload);
+  check_remote_ranges(payload);
+}
+
 void run_page_frames(std::string_view bytes) {
   auto peer = connection(bytes);
   std::vector<std::byte> payload;
@@ -111,6 +170,10 @@ void run_page_frames(std::string_view bytes) {
     if (header->type == FrameType::kRequest) check_request(*header, payload);
     if (header->type == FrameType::kPresent) check_page_set(payload);
     if (header->type == FrameType::kChunk) check_chunk(*header, payload);
+    if (header->type == FrameType::kStagedRequest) check_staged_request(*header, payload);
+    if (header->type == FrameType::kStaged) check_staged(*header, payload);
+    if (header->type == FrameType::kStaging) check_staging(payload);
+    if (header->type == FrameType::kRemoteRanges) check_remote_ranges(payload);
   }
 }
 
@@ -177,6 +240,21 @@ std::vector<std::string> page_set_seeds() {
   return {text(encode_page_set(set)[0]), text(encode_page_set(last)[0])};
 }
 
+std::vector<std::string> remote_memory_seeds() {
+  std::vector<RemoteRange> ranges{{4711, 0x1000, 0x5000, 0x7000, 12},
+                                  {4711, 0x5000, 0x6000, 0x5000, 13},
+                                  {4712, 0x1000, 0x2000, 0x1000, 14}};
+  PageRun run{4711, 0x7f0000000000, 4};
+  // Two pages of data, a zero one, data.
+  std::string front(
+      "\0\0\x12\x67\0\0\0\4\0\0\0\3\0\0\x30\0\0\0\0\0\0\0\0\0"
+      "\0\2\0\0\0\1\0\1\0\1\0\0",
+      36);
+  return {text(encode_staging({0x7f0000000000, 7, 32, 8 * kPageBytes})),
+          text(encode_remote_ranges(ranges)[0]), text(encode_staged_request({run, 3})),
+          std::string("\0\0\0\3", 4) + front};
+}
+
 std::vector<std::string> page_frame_seeds() {
   std::string request =
       frame(FrameType::kRequest, 0x7f0000000000, text(encode_request({4711, 0x7f0000000000, 2})));
@@ -185,6 +263,10 @@ std::vector<std::string> page_frame_seeds() {
   return {request,
           sets,
           chunk_frame({}),
+          frame(FrameType::kStaging, 1, remote_memory_seeds()[0]) +
+              frame(FrameType::kRemoteRanges, 0, remote_memory_seeds()[1]),
+          frame(FrameType::kStagedRequest, 0x7f0000000000, remote_memory_seeds()[2]),
+          frame(FrameType::kStaged, 0x7f0000000000, remote_memory_seeds()[3]),
           chunk_frame({.compress = true, .checksum = true}),
           frame(FrameType::kRoundEnd, 1) + frame(FrameType::kPushEnd, 1),
           frame(FrameType::kAbort, 0, "no space left"),
@@ -399,6 +481,7 @@ std::span<const Entry> page_entries() {
       {"page_frames", run_page_frames, page_frame_seeds},
       {"page_chunk", run_page_chunk, page_chunk_seeds},
       {"page_set", run_page_set, page_set_seeds},
+      {"remote_memory", run_remote_memory, remote_memory_seeds},
       {"authenticate", run_authenticate, authenticate_seeds},
       {"images", run_images, image_seeds},
       {"image_name", run_image_name, image_name_seeds},
