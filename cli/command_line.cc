@@ -140,7 +140,11 @@ void add_migrate_paging(CLI::App& command, const std::shared_ptr<MigrateOptions>
               options->bandwidth_bytes_per_second),
           "For all pages that nobody waits for, in bytes/s; 0: no limit")
       ->type_name("RATE");
-  command.add_option("--streams", options->streams, "TCP connections that carry pages (2)")
+  command
+      .add_option("--transport", options->transport,
+                  "What pages go by; auto (RDMA if both nodes have it) unless configured otherwise")
+      ->check(CLI::IsMember(std::vector<std::string>(kTransports.begin(), kTransports.end())));
+  command.add_option("--streams", options->streams, "Connections that carry pages (2)")
       ->check(CLI::Range(1U, kMaxMigrationStreams));
   command
       .add_option("--prefetch", options->prefetch_pages,

@@ -38,6 +38,7 @@ struct MigrateOptions {
   unsigned max_rounds = 0;
   double downtime_goal_seconds = 0;
   std::uint64_t bandwidth_bytes_per_second = 0;
+  std::string transport;
   unsigned streams = 0;
   std::optional<unsigned> prefetch_pages;
   bool compress = false;

@@ -63,6 +63,7 @@ wire::MigrateRequest request_of(const MigrateOptions& options) {
   wanted.set_max_rounds(options.max_rounds);
   wanted.set_downtime_goal_seconds(options.downtime_goal_seconds);
   wanted.set_bandwidth_bytes_per_second(options.bandwidth_bytes_per_second);
+  wanted.set_transport(options.transport);
   wanted.set_streams(options.streams);
   if (options.prefetch_pages) wanted.set_prefetch_pages(*options.prefetch_pages);
   wanted.set_compress(options.compress);

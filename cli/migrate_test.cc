@@ -96,7 +96,8 @@ TEST_F(MigrateTest, LeavesDefaultsToTheDaemon) {
 TEST_F(MigrateTest, PassesEveryOption) {
   (void)run({"migrate", "16390", "n2", "--mode", "hybrid", "--max-rounds", "4", "--downtime-goal",
              "0.2s", "--bandwidth", "100M", "--streams", "8", "--prefetch", "0", "--compress",
-             "--checksum"});
+             "--checksum", "--transport", "tcp"});
+  EXPECT_EQ(options().transport(), "tcp");
   EXPECT_EQ(options().mode(), "hybrid");
   EXPECT_EQ(options().max_rounds(), 4U);
   EXPECT_DOUBLE_EQ(options().downtime_goal_seconds(), 0.2);
@@ -116,7 +117,7 @@ TEST_F(MigrateTest, RefusesWhatMakesNoSense) {
       {"--downtime-goal", "0"}, {"--downtime-goal", "61s"}, {"--downtime-goal", "x"},
       {"--bandwidth", "1K"},    {"--bandwidth", "fast"},    {"--streams", "0"},
       {"--streams", "17"},      {"--prefetch", "4097"},     {"--prefetch", "-1"},
-      {"--wait", "--no-wait"},  {"--timeout", "0"}};
+      {"--wait", "--no-wait"},  {"--timeout", "0"},         {"--transport", "pigeon"}};
   for (const auto& bad : kBad) {
     std::vector<std::string> arguments{"migrate", "16390", "n2"};
     arguments.insert(arguments.end(), bad.begin(), bad.end());

@@ -147,6 +147,9 @@ std::string migration_sheet(const wire::MigrationStats& stats) {
   line("source free", cell(stats.source_free_seconds()));
   line("sent", std::format("{} in {} pages, {} zero, {} twice", human_bytes(stats.wire_bytes()),
                            stats.pages_sent(), stats.pages_zero(), stats.pages_duplicate()));
+  if (stats.transport() == "rdma")
+    line("by", std::format("RDMA, {} reads of {}", stats.rdma_reads(),
+                           human_bytes(stats.rdma_read_bytes())));
   if (stats.rounds() > 0) line("rounds", rounds_text(stats));
   if (has_faults(stats)) line("faults", faults_text(stats));
   return out;

@@ -24,6 +24,14 @@ inline constexpr std::string_view kDefaultMigrationMode = "hybrid";
   return std::ranges::find(kMigrationModes, mode) != kMigrationModes.end();
 }
 
+// What pages go by. auto: RDMA if both ends have it, else TCP.
+inline constexpr std::array<std::string_view, 3> kTransports{"auto", "tcp", "rdma"};
+inline constexpr std::string_view kDefaultTransport = "auto";
+
+[[nodiscard]] inline bool is_transport(std::string_view transport) {
+  return std::ranges::find(kTransports, transport) != kTransports.end();
+}
+
 // Pages move in rounds while the process still runs at the source.
 [[nodiscard]] inline bool has_rounds(std::string_view mode) {
   return mode == "pre-copy" || mode == "hybrid";

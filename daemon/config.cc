@@ -91,8 +91,10 @@ const std::array kKeys{
     Key{"migration", "mode", GESTALT_FIELD(Text, migration.mode), 1, 16,
         "How a process moves if nobody says otherwise: eager, lazy, pre-copy, post-copy or\n"
         "hybrid. This key and those below are defaults of `gestalt migrate`."},
+    Key{"migration", "transport", GESTALT_FIELD(Text, migration.transport), 1, 16,
+        "What pages go by: auto, tcp or rdma. auto: by RDMA if both nodes have it, else TCP."},
     Key{"migration", "streams", GESTALT_FIELD(Count, migration.streams), 1, kMaxMigrationStreams,
-        "TCP connections that carry a migration's pages."},
+        "Connections that carry a migration's pages."},
     Key{"migration", "max_rounds", GESTALT_FIELD(Count, migration.max_rounds), 0, kMaxPrecopyRounds,
         "Rounds before the freeze, the first full one included. 0: 5 in pre-copy, 3 in hybrid."},
     Key{"migration", "downtime_goal_seconds",
@@ -294,6 +296,8 @@ Result<void> check(const Config& config, const toml::table& document, const std:
     return wrong("node", "task_source", "is no source", "sources: auto, proc");
   if (!is_migration_mode(config.migration.mode))
     return wrong("migration", "mode", "is no mode", "modes: " + migration_mode_names());
+  if (!is_transport(config.migration.transport))
+    return wrong("migration", "transport", "is no transport", "give auto, tcp or rdma");
   auto bandwidth = config.migration.bandwidth_bytes_per_second;
   if (bandwidth != 0 && bandwidth < kMinBandwidthBytesPerSecond)
     return wrong("migration", "bandwidth_bytes_per_second", "is too little",

@@ -43,6 +43,7 @@ struct MigrationConfig {
   std::string image_directory = paths::kImageDirectory;
   // Of migrations that ask for nothing else; docs/migration.md says what they mean.
   std::string mode = std::string(kDefaultMigrationMode);
+  std::string transport = std::string(kDefaultTransport);
   std::uint32_t streams = 2;
   std::uint32_t max_rounds = 0;  // 0: the mode's own
   double downtime_goal_seconds = 0.005;

@@ -59,6 +59,7 @@ TEST(Config, DefaultsOfMigrations) {
   auto config = parsed("");
   EXPECT_EQ(config.migration.mode, "hybrid");
   EXPECT_EQ(config.migration.streams, 2U);
+  EXPECT_EQ(config.migration.transport, "auto");
   EXPECT_EQ(config.migration.max_rounds, 0U);
   EXPECT_EQ(config.migration.downtime_goal_seconds, 0.005);
   EXPECT_EQ(config.migration.bandwidth_bytes_per_second, 0U);
@@ -67,6 +68,8 @@ TEST(Config, DefaultsOfMigrations) {
       "downtime_goal_seconds = 0.3\nbandwidth_bytes_per_second = 12500000000\n");
   EXPECT_EQ(config.migration.mode, "pre-copy");
   EXPECT_EQ(config.migration.bandwidth_bytes_per_second, 12'500'000'000U);
+  EXPECT_NE(failure("[migration]\ntransport = 'pigeon'").find("auto, tcp or rdma"),
+            std::string::npos);
   EXPECT_NE(failure("[migration]\nmode = 'fast'").find("eager, lazy, pre-copy"), std::string::npos);
   for (const char* text :
        {"streams = 0", "streams = 17", "max_rounds = 65", "downtime_goal_seconds = 0",

@@ -124,6 +124,8 @@ void Leader::start_outgoing(const ArbiterAction& action) {
   start.set_job_id(action.job_id);
   start.set_address(migration->ready.address());
   start.set_port(migration->ready.port());
+  start.set_rdma_port(migration->ready.rdma_port());
+  start.set_rdma_reason(migration->ready.rdma_reason());
   start.set_secret(migration->secret);
   *start.mutable_options() = migration->options;
   start.set_destination(migration->record.destination);

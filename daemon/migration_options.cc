@@ -66,6 +66,11 @@ Result<void> complete_options(wire::MigrationOptions& options, const MigrationCo
   if (bandwidth != 0 && bandwidth < kMinBandwidthBytesPerSecond)
     return out_of_range(std::format("a bandwidth of {} bytes/s is too little", bandwidth),
                         std::format("give at least {} bytes/s", kMinBandwidthBytesPerSecond));
+  if (options.transport().empty()) options.set_transport(config.transport);
+  if (!is_transport(options.transport()))
+    return fail(ErrorCode::kInvalidArgument,
+                std::format("there is no transport '{}'", options.transport()),
+                "give auto, tcp or rdma");
   if (options.streams() == 0) options.set_streams(config.streams);
   if (options.streams() > kMaxMigrationStreams)
     return out_of_range(std::format("{} streams are too many", options.streams()),

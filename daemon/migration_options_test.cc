@@ -37,6 +37,7 @@ TEST(MigrationOptions, HaveDefaultsByMode) {
   EXPECT_EQ(hybrid.max_rounds(), 3U);
   EXPECT_EQ(hybrid.downtime_goal_seconds(), 0.005);
   EXPECT_EQ(hybrid.streams(), 2U);
+  EXPECT_EQ(hybrid.transport(), "auto");
   EXPECT_EQ(hybrid.bandwidth_bytes_per_second(), 0U);
   EXPECT_EQ(hybrid.timeout_seconds(), 60);
   EXPECT_FALSE(hybrid.has_prefetch_pages());
@@ -50,6 +51,7 @@ TEST(MigrationOptions, HaveDefaultsByMode) {
 TEST(MigrationOptions, TakeTheConfiguration) {
   MigrationConfig config{.timeout_seconds = 9,
                          .mode = "pre-copy",
+                         .transport = "rdma",
                          .streams = 4,
                          .max_rounds = 7,
                          .downtime_goal_seconds = 0.2,
@@ -58,6 +60,9 @@ TEST(MigrationOptions, TakeTheConfiguration) {
   EXPECT_EQ(options.mode(), "pre-copy");
   EXPECT_EQ(options.timeout_seconds(), 9);
   EXPECT_EQ(options.streams(), 4U);
+  EXPECT_EQ(options.transport(), "rdma");
+  EXPECT_THAT(failure("eager", [](Options& wanted) { wanted.set_transport("pigeon"); }),
+              HasSubstr("pigeon"));
   EXPECT_EQ(options.max_rounds(), 7U);
   EXPECT_EQ(options.downtime_goal_seconds(), 0.2);
   EXPECT_EQ(options.bandwidth_bytes_per_second(), 1U << 20);

@@ -89,6 +89,7 @@ Result<void> MigrationDestination::receive_unit() {
   PageSinkOptions options;
   if (parameters_.options.has_prefetch_pages())
     options.max_prefetch_pages = parameters_.options.prefetch_pages();
+  options.bandwidth_bytes_per_second = parameters_.options.bandwidth_bytes_per_second();
   GESTALT_TRY(keeper_.start(group_.directory_fd()));
   sink_ = std::make_unique<PageSink>(linux_kernel(), options, &keeper_);
   GESTALT_TRY(listen());
@@ -133,6 +134,8 @@ Result<void> MigrationDestination::receive_file_cache() {
 
 Result<void> MigrationDestination::receive_sets() {
   std::map<std::uint32_t, PageSet> fresh;
+  RemoteMemory remote;
+  std::vector<RemoteRange> ranges;
   std::vector<std::byte> payload;
   for (std::uint64_t frames = 0;; ++frames) {
     GESTALT_ASSIGN(auto header, connection_->receive_header(parameters_.deadline));
@@ -141,12 +144,23 @@ Result<void> MigrationDestination::receive_sets() {
       if (header.argument != frames) return fail(ErrorCode::kProtocol, "page sets are missing");
       break;
     }
+    if (header.type == FrameType::kStaging && header.argument >= kDemandLink &&
+        header.argument <= kLastLink) {
+      GESTALT_ASSIGN(remote.staging[header.argument], decode_staging(payload));
+      continue;
+    }
+    if (header.type == FrameType::kRemoteRanges) {
+      GESTALT_TRY(decode_remote_ranges(payload, ranges));
+      continue;
+    }
     bool known = header.type == FrameType::kPresent || header.type == FrameType::kFresh;
     if (!known || header.argument == 0 || header.argument > kMaxPid)
       return fail(ErrorCode::kProtocol, "unexpected frame among the page sets");
     auto& sets = header.type == FrameType::kPresent ? present_ : fresh;
     GESTALT_TRY(decode_page_set(payload, sets[static_cast<std::uint32_t>(header.argument)]));
   }
+  GESTALT_ASSIGN(remote.ranges, RemoteRangeTable::make(std::move(ranges)));
+  sink_->set_remote(std::move(remote));
   return sink_->set_pages(present_, fresh);
 }
 
@@ -350,6 +364,7 @@ void MigrationDestination::on_resumed() {
   resumed_ = true;
   enter(DestinationState::kResumed);
   wire::MigrationStats stats;
+  sink_->report(stats);
   stats.set_destination_cpu_seconds(cpu_seconds() - cpu_seconds_at_start_);
   (void)connection_->send(FrameType::kResumed, static_cast<std::uint64_t>(root_),
                           stats.SerializeAsString(), deadline_in(kResumeTimeout));

@@ -20,6 +20,7 @@
 #include "migrate/migration.h"
 #include "migrate/page_sink.h"
 #include "migrate/page_wire.h"
+#include "migrate/rdma_transport.h"
 #include "migrate/state.h"
 #include "migrate/traits.h"
 #include "migrate/unit_network.h"
@@ -39,12 +40,19 @@ struct RestorePlan {
   HomePlace* home = nullptr;       // it becomes the child of its own parent
 };
 
+// Where the source finds this end.
+struct ListeningPorts {
+  std::uint16_t tcp = 0;
+  std::uint16_t rdma = 0;   // 0: not by RDMA,
+  std::string rdma_reason;  // and why not
+};
+
 // What the engine needs of the process that will own the unit. Called on the engine's
 // thread.
 class DestinationHost {
  public:
   virtual ~DestinationHost() = default;
-  virtual void listening(std::uint16_t port) = 0;
+  virtual void listening(const ListeningPorts& ports) = 0;
   // Makes this end's pipes and terminal from what the source's host handed over.
   [[nodiscard]] virtual Result<RestorePlan> prepare_io(const std::string& handover) = 0;
   // The leader's verdict; returns once it is other than undecided, or by the deadline.
@@ -119,7 +127,8 @@ class MigrationDestination {
 
   // destination_links.cc
   [[nodiscard]] Result<void> listen();
-  void accept_links();
+  [[nodiscard]] Result<void> listen_by_rdma();
+  void accept_links(Listener& listener);
   void take_link(std::unique_ptr<PageConnection> connection, std::uint64_t link);
   [[nodiscard]] Result<void> await_control();
   void start_finisher();
@@ -136,6 +145,8 @@ class MigrationDestination {
   DestinationHost& host_;
   StateMachine<DestinationState> state_;
   std::unique_ptr<Listener> listener_;
+  std::unique_ptr<Listener> rdma_listener_;     // may be null
+  std::mutex attach_mutex_;                     // links come one after the other
   std::shared_ptr<PageConnection> connection_;  // the control link
   UserfaultKeeper keeper_;
   std::unique_ptr<PageSink> sink_;
@@ -153,6 +164,7 @@ class MigrationDestination {
   bool resumed_ = false;
   double cpu_seconds_at_start_ = 0;
   std::jthread acceptor_;
+  std::jthread rdma_acceptor_;
   std::jthread finisher_;
 };
 

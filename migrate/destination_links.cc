@@ -12,6 +12,7 @@ namespace {
 constexpr auto kConnectTimeout = std::chrono::seconds(15);
 constexpr auto kAuthenticateTimeout = std::chrono::seconds(2);
 constexpr auto kAcceptPause = std::chrono::seconds(1);
+constexpr auto kFailurePause = std::chrono::milliseconds(10);
 constexpr auto kTellTimeout = std::chrono::seconds(3);
 
 }  // namespace
@@ -20,20 +21,37 @@ Result<void> MigrationDestination::listen() {
   GESTALT_TRY(fault_point(Fault::kDestinationListen));
   GESTALT_ASSIGN(listener_, tcp_transport().listen(listen_address_, port_));
   enter(DestinationState::kListening);
-  host_.listening(listener_->port());
-  acceptor_ = std::jthread([this] { accept_links(); });
+  ListeningPorts ports{.tcp = listener_->port()};
+  if (auto by_rdma = listen_by_rdma(); by_rdma)
+    ports.rdma = rdma_listener_->port();
+  else
+    ports.rdma_reason = by_rdma.error().text();
+  host_.listening(ports);
+  acceptor_ = std::jthread([this] { accept_links(*listener_); });
+  if (rdma_listener_) rdma_acceptor_ = std::jthread([this] { accept_links(*rdma_listener_); });
+  return {};
+}
+
+Result<void> MigrationDestination::listen_by_rdma() {
+  if (parameters_.options.transport() == "tcp")
+    return fail(ErrorCode::kUnavailable, "TCP was asked for");
+  GESTALT_ASSIGN(auto domain, RdmaDomain::at(listen_address_));
+  GESTALT_ASSIGN(rdma_listener_, make_rdma_transport(domain)->listen(listen_address_, port_));
   return {};
 }
 
 // Strangers may connect to the port; each gets a moment to show that it is the source.
-void MigrationDestination::accept_links() {
+void MigrationDestination::accept_links(Listener& listener) {
   while (true) {
     {
       std::lock_guard lock(connection_mutex_);
       if (closing_ || cancelled_) return;
     }
-    auto stream = listener_->accept(deadline_in(kAcceptPause));
-    if (!stream) continue;
+    auto stream = listener.accept(deadline_in(kAcceptPause));
+    if (!stream) {
+      if (stream.error().code != ErrorCode::kTimeout) std::this_thread::sleep_for(kFailurePause);
+      continue;
+    }
     if (auto fault = fault_point(Fault::kDestinationAccept); !fault) continue;
     auto connection = std::make_unique<PageConnection>(std::move(*stream));
     std::uint64_t link = 0;
@@ -48,7 +66,10 @@ void MigrationDestination::accept_links() {
 
 void MigrationDestination::take_link(std::unique_ptr<PageConnection> connection,
                                      std::uint64_t link) {
-  if (link != kControlLink) return sink_->attach(link, std::move(connection));
+  if (link != kControlLink) {
+    std::lock_guard attaching(attach_mutex_);
+    return sink_->attach(link, std::move(connection));
+  }
   std::lock_guard lock(connection_mutex_);
   // Before the commit there is one control connection, and it must not break.
   if (connection_ && !resumed_) return;
@@ -71,6 +92,7 @@ void MigrationDestination::cancel() {
     if (resumed_) return;
     cancelled_ = true;
     if (listener_) listener_->shut_down();
+    if (rdma_listener_) rdma_listener_->shut_down();
     if (connection_) connection_->stream().shut_down();
     changed_.notify_all();
   }
@@ -138,11 +160,13 @@ void MigrationDestination::close() {
     std::lock_guard lock(connection_mutex_);
     closing_ = true;
     if (listener_) listener_->shut_down();
+    if (rdma_listener_) rdma_listener_->shut_down();
     if (connection_) connection_->stream().shut_down();
     changed_.notify_all();
   }
   if (finisher_.joinable()) finisher_.join();
   if (acceptor_.joinable()) acceptor_.join();
+  if (rdma_acceptor_.joinable()) rdma_acceptor_.join();
   if (sink_) sink_->stop();
 }
 

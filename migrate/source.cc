@@ -24,7 +24,6 @@ namespace {
 
 constexpr auto kFreezeTimeout = std::chrono::seconds(10);
 constexpr auto kResumedTimeout = std::chrono::seconds(2);
-constexpr auto kConnectTimeout = std::chrono::seconds(10);
 constexpr auto kReconnectTimeout = std::chrono::seconds(3);
 constexpr auto kReconnectPause = std::chrono::milliseconds(200);
 constexpr int kNiceAfterResume = 10;
@@ -85,33 +84,6 @@ Result<void> MigrationSource::move_until_granted() {
   GESTALT_TRY(await_ready());
   GESTALT_TRY(finish_dump());
   return ask_leader();
-}
-
-Result<std::unique_ptr<PageConnection>> MigrationSource::open_link(std::uint64_t link,
-                                                                   Deadline deadline) {
-  GESTALT_ASSIGN(auto stream, tcp_transport().connect(unit_.address, unit_.port, deadline));
-  auto connection = std::make_unique<PageConnection>(std::move(stream));
-  GESTALT_TRY(authenticate(*connection, PageRole::kSource, parameters_.secret, link, deadline));
-  return connection;
-}
-
-Result<void> MigrationSource::connect() {
-  enter(SourceState::kConnecting);
-  GESTALT_TRY(fault_point(Fault::kSourceConnect));
-  Deadline deadline = std::min(parameters_.deadline, deadline_in(kConnectTimeout));
-  const auto& options = parameters_.options;
-  GESTALT_ASSIGN(auto control, open_link(kControlLink, deadline));
-  ChunkOptions chunks{.compress = options.compress(), .checksum = options.checksum()};
-  {
-    std::lock_guard lock(connection_mutex_);
-    if (cancelled_) return fail(ErrorCode::kUnavailable, "cancelled");
-    connection_ = std::move(control);
-    server_ = std::make_unique<PageServer>(
-        linux_kernel(), chunks, options.bandwidth_bytes_per_second(),
-        [this](std::uint64_t link, Deadline by) { return open_link(link, by); });
-  }
-  std::uint64_t streams = options.streams() > 0 ? options.streams() : kDefaultStreams;
-  return server_->connect(std::min(streams, kMaxBulkLinks), deadline);
 }
 
 Result<void> MigrationSource::preflight() {
@@ -371,9 +343,30 @@ Result<void> MigrationSource::send_sets(const std::map<std::uint32_t, PageSet>& 
       ++frames;
     }
   }
+  GESTALT_ASSIGN(auto remote, send_remote_memory(present));
+  frames += remote;
   stats_.set_resident_bytes(resident_bytes);
   missing_bytes_ = resident_bytes - fresh_bytes;
   return connection_->send(FrameType::kSetsEnd, frames, std::string_view(), parameters_.deadline);
+}
+
+// Returns how many frames that took.
+Result<std::uint64_t> MigrationSource::send_remote_memory(
+    const std::map<std::uint32_t, PageSet>& missing) {
+  std::uint64_t frames = 0;
+  for (const auto& [link, staging] : server_->staging()) {
+    GESTALT_TRY(connection_->send(FrameType::kStaging, link, encode_staging(staging),
+                                  parameters_.deadline));
+    ++frames;
+  }
+  std::vector<RemoteRange> ranges;
+  if (domain_ && unit_.expose_memory) ranges = unit_.expose_memory(*domain_, missing);
+  ranges.resize(std::min(ranges.size(), kMaxRemoteRanges));
+  for (const auto& frame : encode_remote_ranges(ranges)) {
+    GESTALT_TRY(connection_->send(FrameType::kRemoteRanges, 0, frame, parameters_.deadline));
+    ++frames;
+  }
+  return frames;
 }
 
 Result<void> MigrationSource::send_handover() {
@@ -467,7 +460,7 @@ Result<wire::MigrationStats> MigrationSource::finish_granted() {
       log::error("cannot disconnect", log::field("error", done.error().text()));
   wire::MigrationStats seen;
   if (resumed && seen.ParseFromArray(payload.data(), static_cast<int>(payload.size())))
-    stats_.set_destination_cpu_seconds(seen.destination_cpu_seconds());
+    take_paging_stats(seen);
   stats_.set_freeze_seconds(seconds_between(frozen_at_, resumed_at));
   log::info("freeze", log::field("migration", parameters_.migration_id),
             log::field("milliseconds", timeline_));
@@ -526,7 +519,8 @@ void MigrationSource::fill_stats() {
     wire_bytes += connection_->stream().bytes_sent() + connection_->stream().bytes_received();
   stats_.set_total_seconds(seconds_between(started_, Clock::now()));
   stats_.set_source_free_seconds(stats_.total_seconds());
-  stats_.set_wire_bytes(wire_bytes);
+  // The source does not notice what is read of its memory.
+  stats_.set_wire_bytes(wire_bytes + stats_.rdma_read_bytes());
   stats_.set_pages_sent(server_->pages_sent() + (precopy_ ? precopy_->pages_sent() : 0));
   stats_.set_pages_zero(server_->pages_zero() + (precopy_ ? precopy_->pages_zero() : 0));
   stats_.set_processes(static_cast<std::uint32_t>(tree_.pids.size()));
@@ -578,6 +572,13 @@ Result<void> MigrationSource::await_done() {
   wire::MigrationStats seen;
   if (!seen.ParseFromArray(payload.data(), static_cast<int>(payload.size())))
     return fail(ErrorCode::kProtocol, "a report that makes no sense");
+  take_paging_stats(seen);
+  (void)connection_->send(FrameType::kDoneAck, 0, std::string_view(),
+                          deadline_in(kReconnectTimeout));
+  return {};
+}
+
+void MigrationSource::take_paging_stats(const wire::MigrationStats& seen) {
   stats_.set_faults_demand(seen.faults_demand());
   stats_.set_faults_avoided(seen.faults_avoided());
   stats_.set_faults_local(seen.faults_local());
@@ -585,9 +586,9 @@ Result<void> MigrationSource::await_done() {
   stats_.set_pages_duplicate(seen.pages_duplicate());
   stats_.set_destination_cpu_seconds(seen.destination_cpu_seconds());
   *stats_.mutable_fault_latency_seconds() = seen.fault_latency_seconds();
-  (void)connection_->send(FrameType::kDoneAck, 0, std::string_view(),
-                          deadline_in(kReconnectTimeout));
-  return {};
+  stats_.set_rdma_reads(seen.rdma_reads());
+  stats_.set_rdma_read_bytes(seen.rdma_read_bytes());
+  stats_.set_rdma_demand_reads(seen.rdma_demand_reads());
 }
 
 // False when cancelled.

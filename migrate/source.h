@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "migrate/page_wire.h"
 #include "migrate/precopy.h"
 #include "migrate/process_tree.h"
+#include "migrate/rdma_transport.h"
 #include "migrate/state.h"
 #include "migrate/state_dump.h"
 #include "migrate/unit_network.h"
@@ -55,12 +57,18 @@ struct SourceUnit {
   Cgroup* group = nullptr;  // holds exactly the unit
   std::string address;      // where the destination listens
   std::uint16_t port = 0;
+  std::uint16_t rdma_port = 0;             // 0: it does not listen by RDMA,
+  std::string rdma_reason;                 // and why not
   wire::MigrationDestination destination;  // may be empty
   UnitNetwork* network = nullptr;          // that it has to itself
   int mounts = -1;                         // the mount namespace that it leaves
   // The root's parent is another than the host: a deputy stays, in this cgroup2 directory. -1:
   // nothing stays.
   int deputy_group = -1;
+  // Makes what it can of these pages of the frozen processes readable in this domain. The keys are
+  // given to the destination alone. Null: they are copied into staging memory.
+  std::function<std::vector<RemoteRange>(RdmaDomain&, const std::map<std::uint32_t, PageSet>&)>
+      expose_memory;
 };
 
 class MigrationSource {
@@ -81,9 +89,6 @@ class MigrationSource {
 
  private:
   [[nodiscard]] Result<void> move_until_granted();
-  [[nodiscard]] Result<void> connect();
-  [[nodiscard]] Result<std::unique_ptr<PageConnection>> open_link(std::uint64_t link,
-                                                                  Deadline deadline);
   [[nodiscard]] Result<void> preflight();
   [[nodiscard]] Result<void> send_file_cache();
   [[nodiscard]] Result<void> prepare_dump();
@@ -98,6 +103,8 @@ class MigrationSource {
   [[nodiscard]] Result<void> write_traits();
   [[nodiscard]] Result<void> send_sets(const std::map<std::uint32_t, PageSet>& present,
                                        const std::map<std::uint32_t, PageSet>& fresh);
+  [[nodiscard]] Result<std::uint64_t> send_remote_memory(
+      const std::map<std::uint32_t, PageSet>& missing);
   [[nodiscard]] Result<void> send_handover();
   [[nodiscard]] Result<void> await_ready();
   [[nodiscard]] Result<void> check_memory_advice();
@@ -118,6 +125,20 @@ class MigrationSource {
   [[nodiscard]] criu_req dump_request(int image_fd, std::uint16_t taken_port) const;
   void enter(SourceState state);
   [[nodiscard]] bool is_cancelled();
+  void take_paging_stats(const wire::MigrationStats& seen);
+
+  // source_links.cc
+  [[nodiscard]] Result<void> connect();
+  [[nodiscard]] Result<std::unique_ptr<PageConnection>> open_link(std::uint64_t link,
+                                                                  Deadline deadline);
+  [[nodiscard]] Result<std::unique_ptr<PageConnection>> open_link_by(Transport& transport,
+                                                                     std::uint16_t port,
+                                                                     std::uint64_t link,
+                                                                     Deadline deadline);
+  [[nodiscard]] Result<std::unique_ptr<PageConnection>> open_rdma_link(std::uint64_t link,
+                                                                       Deadline deadline);
+  [[nodiscard]] Result<void> prepare_rdma(Deadline deadline);
+  [[nodiscard]] Result<void> go_without_rdma(Error why);
 
   MigrationParameters parameters_;
   Strategy strategy_;
@@ -125,6 +146,8 @@ class MigrationSource {
   SourceHost& host_;
   StateMachine<SourceState> state_;
   std::unique_ptr<PageConnection> connection_;  // the control link
+  std::shared_ptr<RdmaDomain> domain_;          // null: all links are TCP
+  std::unique_ptr<Transport> rdma_;             // while the links are made for the first time
   std::unique_ptr<PageServer> server_;
   std::unique_ptr<DirtyTracker> tracker_;
   std::unique_ptr<Precopy> precopy_;

@@ -118,7 +118,7 @@ class StandIn final : public SourceHost, public DestinationHost {
   void progress(const wire::MigrationProgress& progress) override;
   void serving(const wire::MigrationStats& so_far) override;
   InjectedProgram deputy() override;
-  void listening(std::uint16_t port) override;
+  void listening(const ListeningPorts& ports) override;
   Result<RestorePlan> prepare_io(const std::string& handover) override;
   Result<Verdict> await_verdict(Deadline deadline) override;
   Result<void> before_resume(pid_t root) override;

@@ -116,6 +116,8 @@ void StandIn::start_outgoing(const wire::Message& message) {
   unit.group = &*group_;
   unit.address = request.address();
   unit.port = static_cast<std::uint16_t>(request.port());
+  unit.rdma_port = static_cast<std::uint16_t>(request.rdma_port());
+  unit.rdma_reason = request.rdma_reason();
   unit.destination = request.facts();
   unit.network = network_.get();
   if (adopted_) {
@@ -362,13 +364,15 @@ void StandIn::start_incoming(const wire::Message& message) {
   });
 }
 
-void StandIn::listening(std::uint16_t port) {
-  caller_.post([this, port] {
+void StandIn::listening(const ListeningPorts& ports) {
+  caller_.post([this, ports] {
     wire::Message answer;
     auto& ready = *answer.mutable_incoming_ready();
     ready.set_migration_id(migration_->id);
     ready.set_address(incoming_request_.prepare_incoming().listen_address());
-    ready.set_port(port);
+    ready.set_port(ports.tcp);
+    ready.set_rdma_port(ports.rdma);
+    ready.set_rdma_reason(ports.rdma_reason);
     reply(incoming_request_, std::move(answer));
     incoming_request_.Clear();
   });

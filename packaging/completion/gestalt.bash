@@ -71,10 +71,11 @@ _gestalt() {
       [[ $prev == --config ]] && { _filedir; return; }
       ;;
     migrate)
-      options="--mode --max-rounds --downtime-goal --bandwidth --streams --prefetch --compress
-        --checksum --dry-run --wait --no-wait --timeout --json --help"
+      options="--mode --max-rounds --downtime-goal --bandwidth --transport --streams --prefetch
+        --compress --checksum --dry-run --wait --no-wait --timeout --json --help"
       case $prev in
         --mode) candidates="eager lazy pre-copy post-copy hybrid" ;;
+        --transport) candidates="auto tcp rdma" ;;
         --timeout | --max-rounds | --downtime-goal | --bandwidth | --streams | --prefetch) return ;;
         migrate) candidates=$(_gestalt_movable) ;;
         *) candidates=$(_gestalt_names) ;;
