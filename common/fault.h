@@ -43,6 +43,15 @@ enum class Fault {
   kLeaderPrepare = 40,
   kLeaderGrant = 41,
   kLeaderComplete = 42,
+  // Source stand-in again: its pages registered where they are, in order.
+  kZeroCopyPrepare = 50,     // before there is a keeper
+  kZeroCopyPrepared = 51,    // the keeper stands by, the process runs
+  kZeroCopyRegister = 52,    // frozen
+  kZeroCopyMapped = 53,      // the keeper has scratch memory in the process
+  kZeroCopyGiven = 54,       // and the device's descriptor
+  kZeroCopyCalled = 55,      // pages are pinned, the scratch memory is still there
+  kZeroCopyRegistered = 56,  // only the pins are left
+  kZeroCopyRelease = 57,     // they are about to be ended
 };
 
 // Hits the fault point: nothing happens unless GESTALT_FAULT (or the file

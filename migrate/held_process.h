@@ -5,12 +5,11 @@
 
 #include <sys/types.h>
 
-#include <functional>
 #include <memory>
-#include <thread>
 
 #include "common/result.h"
 #include "migrate/injector.h"
+#include "migrate/tracer_task.h"
 
 namespace gestalt {
 
@@ -35,20 +34,12 @@ class HeldProcess {
 
  private:
   explicit HeldProcess(pid_t pid) : pid_(pid) {}
-  void serve();
-  [[nodiscard]] Result<void> await_answer();
-  [[nodiscard]] bool await_order(pid_t parent);
-  [[nodiscard]] Result<void> trace();
   [[nodiscard]] Result<void> make_scratch();
 
   pid_t pid_;
   std::uint64_t scratch_ = 0;
-  // By pipes: whoever is killed with a mutex would keep it.
-  Pipe orders_;   // a byte: there is work; its end closes to let go
-  Pipe answers_;  // a byte: held, or done; its end: not held any more
-  std::function<void(Injector&)> work_;
-  Result<void> ended_;  // why it is not held
-  std::thread server_;
+  Injector* main_ = nullptr;  // within the task
+  TracerTask task_;
 };
 
 }  // namespace gestalt

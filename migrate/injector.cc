@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <charconv>
 #include <csignal>
+#include <cstring>
 #include <optional>
 #include <sstream>
 
@@ -204,6 +205,8 @@ Injector::Injector(Injector&& other) noexcept
       thread_(other.thread_),
       attached_(std::exchange(other.attached_, false)),
       has_state_(std::exchange(other.has_state_, false)),
+      is_keeper_(std::exchange(other.is_keeper_, false)),
+      options_(other.options_),
       instruction_(other.instruction_),
       saved_(other.saved_),
       mask_(other.mask_),
@@ -241,9 +244,9 @@ Result<Injector> Injector::attach_main(pid_t pid) {
 Result<Injector> Injector::attach_thread(pid_t pid, pid_t thread) {
   GESTALT_ASSIGN(auto status, read_thread_status(pid, thread));
   Injector injector(pid, thread);
-  long options = PTRACE_O_TRACESYSGOOD;
-  if (status.has_seccomp_filter) options |= PTRACE_O_SUSPEND_SECCOMP;
-  if (::ptrace(PTRACE_SEIZE, thread, nullptr, options) != 0) {
+  injector.options_ = PTRACE_O_TRACESYSGOOD;
+  if (status.has_seccomp_filter) injector.options_ |= PTRACE_O_SUSPEND_SECCOMP;
+  if (::ptrace(PTRACE_SEIZE, thread, nullptr, injector.options_) != 0) {
     if (errno == ESRCH) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
     return fail(ErrorCode::kBlocked, std::format("process {} cannot be traced", pid));
   }
@@ -346,12 +349,12 @@ Result<void> Injector::run_to_syscall_stop(Deadline deadline,
   }
 }
 
-Result<void> Injector::enter_call(long number, const Arguments& arguments) {
+Result<void> Injector::enter(user_regs_struct registers, long number, std::uint64_t instruction,
+                             const Arguments& arguments) {
   if (!attached_) return fail(ErrorCode::kInternal, "a system call in a process that is let go of");
-  user_regs_struct registers = saved_;
   registers.orig_rax = ~0ULL;  // or the kernel would restart the interrupted one
   registers.rax = static_cast<std::uint64_t>(number);
-  registers.rip = instruction_;
+  registers.rip = instruction;
   registers.rdi = arguments[0];
   registers.rsi = arguments[1];
   registers.rdx = arguments[2];
@@ -362,7 +365,12 @@ Result<void> Injector::enter_call(long number, const Arguments& arguments) {
 }
 
 Result<std::int64_t> Injector::call(long number, const Arguments& arguments) {
-  GESTALT_TRY(enter_call(number, arguments));
+  return call_from(saved_, number, arguments);
+}
+
+Result<std::int64_t> Injector::call_from(const user_regs_struct& start, long number,
+                                         const Arguments& arguments) {
+  GESTALT_TRY(enter(start, number, instruction_, arguments));
   Deadline deadline = deadline_in(kCallTimeout);
   auto ran = run_to_syscall_stop(deadline);
   if (ran) ran = run_to_syscall_stop(deadline);  // entry, then exit
@@ -380,12 +388,30 @@ Result<std::int64_t> Injector::call(long number, const Arguments& arguments) {
   return static_cast<std::int64_t>(registers.rax);
 }
 
-Result<Injector> Injector::clone_with_memory() { return clone(CLONE_VM); }
+Result<Injector> Injector::clone_with_memory() { return clone(CLONE_VM | SIGCHLD, saved_); }
 
-Result<Injector> Injector::clone_as_sibling() { return clone(CLONE_PARENT); }
+Result<Injector> Injector::clone_as_sibling() { return clone(CLONE_PARENT | SIGCHLD, saved_); }
 
-Result<Injector> Injector::clone(std::uint64_t flags) {
-  GESTALT_ASSIGN(auto made, call(SYS_clone, {flags | CLONE_PTRACE | SIGCHLD}));
+Result<Injector> Injector::clone_keeper() {
+  user_regs_struct nothing{};
+  nothing.cs = saved_.cs;
+  nothing.ss = saved_.ss;
+  nothing.ds = saved_.ds;
+  nothing.es = saved_.es;
+  nothing.fs = saved_.fs;
+  nothing.gs = saved_.gs;
+  nothing.fs_base = saved_.fs_base;
+  nothing.gs_base = saved_.gs_base;
+  nothing.eflags = saved_.eflags;
+  GESTALT_ASSIGN(auto keeper, clone(CLONE_VM | CLONE_FILES, nothing));
+  keeper.is_keeper_ = true;
+  keeper.options_ = options_ | PTRACE_O_EXITKILL;
+  GESTALT_TRY(keeper.trace(PTRACE_SETOPTIONS, 0, reinterpret_cast<void*>(keeper.options_)));
+  return keeper;
+}
+
+Result<Injector> Injector::clone(std::uint64_t flags, const user_regs_struct& registers) {
+  GESTALT_ASSIGN(auto made, call_from(registers, SYS_clone, {flags | CLONE_PTRACE}));
   if (made < 0) return fail_errno(static_cast<int>(-made), std::format("clone process {}", pid_));
   auto pid = static_cast<pid_t>(made);
   Injector child(pid, pid);
@@ -396,9 +422,41 @@ Result<Injector> Injector::clone(std::uint64_t flags) {
   return child;
 }
 
+Result<void> Injector::put_code(std::uint64_t address, std::span<const std::uint8_t> code) {
+  for (std::size_t at = 0; at < code.size(); at += sizeof(long)) {
+    long word = 0;
+    std::memcpy(&word, code.data() + at, std::min(sizeof word, code.size() - at));
+    GESTALT_TRY(trace(PTRACE_POKETEXT, address + at, reinterpret_cast<void*>(word)));
+  }
+  return {};
+}
+
+Result<void> Injector::run_code(std::uint64_t address, const Arguments& arguments,
+                                Deadline deadline) {
+  GESTALT_TRY(enter(saved_, 0, address, arguments));
+  bool interrupted = false;
+  while (true) {
+    GESTALT_TRY(trace(PTRACE_CONT, 0, nullptr));
+    auto status = wait_stop(deadline);
+    if (!status && status.error().code == ErrorCode::kTimeout) {
+      interrupted = true;
+      GESTALT_TRY(trace(PTRACE_INTERRUPT, 0, nullptr));
+      status = wait_stop(deadline_in(kRecoverTimeout));
+    }
+    if (!status) return std::unexpected(std::move(status).error());
+    if (*status >> 16 == PTRACE_EVENT_STOP) {
+      if (interrupted) return fail(ErrorCode::kTimeout, "injected code did not end in time");
+      continue;
+    }
+    if (WSTOPSIG(*status) == SIGTRAP) return {};
+    GESTALT_TRY(keep_signal(WSTOPSIG(*status)));
+    if (interrupted) return fail(ErrorCode::kTimeout, "injected code did not end in time");
+  }
+}
+
 Result<void> Injector::execute(std::uint64_t path, std::uint64_t arguments,
                                std::uint64_t environment, const std::function<void()>& meanwhile) {
-  GESTALT_TRY(enter_call(SYS_execve, {path, arguments, environment}));
+  GESTALT_TRY(enter(saved_, SYS_execve, instruction_, {path, arguments, environment}));
   Deadline deadline = deadline_in(kExecuteTimeout);
   GESTALT_TRY(run_to_syscall_stop(deadline));
   GESTALT_TRY(run_to_syscall_stop(deadline, meanwhile));
@@ -411,7 +469,21 @@ Result<void> Injector::execute(std::uint64_t path, std::uint64_t arguments,
   return {};
 }
 
+// Allocates nothing: in a process that has crashed another thread may have the allocator's lock.
+void Injector::kill_keeper() {
+  is_keeper_ = attached_ = has_state_ = false;
+  (void)::kill(pid_, SIGKILL);
+  for (auto deadline = deadline_in(kRecoverTimeout); Clock::now() < deadline;) {
+    int status = 0;
+    pid_t got = ::waitpid(pid_, &status, __WALL | WNOHANG);
+    if (got < 0 || (got == pid_ && !WIFSTOPPED(status))) return;
+    timespec moment{0, 100'000};
+    if (got == 0) (void)::nanosleep(&moment, nullptr);
+  }
+}
+
 void Injector::detach() {
+  if (is_keeper_) return kill_keeper();
   if (!attached_) return;
   if (has_state_) {
     (void)trace(PTRACE_SETREGS, 0, &saved_);

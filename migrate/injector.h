@@ -11,6 +11,7 @@
 #include <csignal>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "common/clock.h"
@@ -44,9 +45,20 @@ class Injector {
   // A child of the process that shares its memory, has copies of its descriptors, and runs only
   // what is injected, until it is let go of.
   [[nodiscard]] Result<Injector> clone_with_memory();
+  // A task that shares the process's memory and descriptors, and can only do what is injected: it
+  // is never let go of but killed, by detach() and when the tracing task ends. Should it run by
+  // itself all the same, it faults at once: it has no stack. The process hears of its end by no
+  // signal, and has to wait for it with __WALL.
+  [[nodiscard]] Result<Injector> clone_keeper();
   // A child of the process's parent, with copies of all that the process has; likewise.
   [[nodiscard]] Result<Injector> clone_as_sibling();
   [[nodiscard]] pid_t pid() const { return pid_; }
+  // Writes machine code, also where the process itself may not write.
+  [[nodiscard]] Result<void> put_code(std::uint64_t address, std::span<const std::uint8_t> code);
+  // Runs machine code that ends with an int3, with the arguments in the registers of a system
+  // call. kTimeout: it was stopped before its end, between two instructions; calls go on.
+  [[nodiscard]] Result<void> run_code(std::uint64_t address, const Arguments& arguments,
+                                      Deadline deadline);
   // execve(2) on the main thread, whose signal mask stays what it is now: nearly full. All other
   // threads have to be traced by this task, too; `meanwhile` has to reap them. On success the
   // new program begins when it is let go of.
@@ -58,11 +70,15 @@ class Injector {
  private:
   explicit Injector(pid_t pid, pid_t thread) : pid_(pid), thread_(thread) {}
   [[nodiscard]] static Result<Injector> attach_thread(pid_t pid, pid_t thread);
-  [[nodiscard]] Result<Injector> clone(std::uint64_t flags);
+  [[nodiscard]] Result<Injector> clone(std::uint64_t flags, const user_regs_struct& registers);
+  [[nodiscard]] Result<std::int64_t> call_from(const user_regs_struct& registers, long number,
+                                               const Arguments& arguments);
+  void kill_keeper();
   [[nodiscard]] Result<void> stop();
   [[nodiscard]] Result<void> take_state();
   [[nodiscard]] Result<void> make_resumable();
-  [[nodiscard]] Result<void> enter_call(long number, const Arguments& arguments);
+  [[nodiscard]] Result<void> enter(user_regs_struct registers, long number,
+                                   std::uint64_t instruction, const Arguments& arguments);
   [[nodiscard]] Result<int> wait_stop(Deadline deadline,
                                       const std::function<void()>& meanwhile = nullptr);
   [[nodiscard]] Result<void> run_to_syscall_stop(Deadline deadline,
@@ -74,6 +90,8 @@ class Injector {
   pid_t thread_ = 0;
   bool attached_ = false;   // and stopped
   bool has_state_ = false;  // saved_ and mask_ are what it had
+  bool is_keeper_ = false;  // to be killed, not let go of
+  long options_ = 0;
   std::uint64_t instruction_ = 0;
   user_regs_struct saved_{};
   std::uint64_t mask_ = 0;

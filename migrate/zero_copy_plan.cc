@@ -1,0 +1,191 @@
+#include "migrate/zero_copy_plan.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <span>
+
+#include "common/fd.h"
+#include "migrate/memory_map.h"
+
+namespace gestalt {
+namespace {
+
+constexpr std::uint64_t kPresent = 1ULL << 63;
+constexpr std::uint64_t kFile = 1ULL << 61;
+constexpr std::uint64_t kWriteProtected = 1ULL << 57;
+constexpr std::uint64_t kExclusive = 1ULL << 56;
+constexpr std::uint64_t kWindowBytes = 16 * kBlockBytes;
+
+bool is_suitable(const MemoryArea& area) {
+  return area.is_private_anonymous() && area.permissions[0] == 'r';
+}
+
+// Kernels that have PAGEMAP_SCAN (6.7) pin for reading without a write (6.2).
+bool pins_write(int pagemap) {
+  pm_scan_arg nothing{};
+  nothing.size = sizeof nothing;
+  return ::ioctl(pagemap, PAGEMAP_SCAN, &nothing) != 0 && errno == ENOTTY;
+}
+
+class Planner {
+ public:
+  Planner(const PageSet& wanted, const ZeroCopyLimits& limits, Fd pagemap)
+      : wanted_(wanted),
+        limits_(limits),
+        pagemap_(std::move(pagemap)),
+        unsafe_(pins_write(pagemap_.get()) ? kWriteProtected : 0) {}
+
+  // In windows, those without wanted pages left out.
+  Result<void> look_at(const MemoryArea& area) {
+    std::uint64_t looked_until = 0;
+    for (auto next = wanted_.next(area.start, kPageBytes); !next.empty() && next.start < area.end;
+         next = wanted_.next(looked_until, kPageBytes)) {
+      std::uint64_t end = std::min(area.end, next.start / kBlockBytes * kBlockBytes + kWindowBytes);
+      if (!is_suitable(area)) {
+        refuse(ZeroCopyRefusal::kMapping, wanted_.pages_in(next.start, end));
+      } else {
+        // What lies between two windows is not looked at, and so no bridge.
+        if (next.start != looked_until) close();
+        GESTALT_TRY(look_at(next.start, end));
+      }
+      looked_until = end;
+    }
+    close();
+    return {};
+  }
+
+  ZeroCopyPlan finish() && {
+    std::uint64_t seen = 0;
+    for (auto pages : plan_.refused) seen += pages;
+    for (const auto& range : plan_.ranges) seen += range.wanted_pages;
+    refuse(ZeroCopyRefusal::kMapping, wanted_.pages() - seen);
+    keep_the_largest();
+    return std::move(plan_);
+  }
+
+ private:
+  Result<void> look_at(std::uint64_t start, std::uint64_t end) {
+    std::array<std::uint64_t, kWindowBytes / kPageBytes> entries;
+    std::size_t count = (end - start) / kPageBytes;
+    ssize_t got = ::pread(pagemap_.get(), entries.data(), count * sizeof(std::uint64_t),
+                          static_cast<off_t>(start / kPageBytes * sizeof(std::uint64_t)));
+    if (got < 0) return fail_errno(errno, "read a process's page map");
+    std::fill(entries.begin() + got / 8, entries.begin() + static_cast<ssize_t>(count), 0);
+    for (std::size_t i = 0; i < count;) {
+      std::uint64_t at = start + i * kPageBytes;
+      std::uint64_t block = at / kBlockBytes;
+      std::size_t in_block =
+          std::min<std::size_t>(count - i, (block + 1) * kPagesPerBlock - at / kPageBytes);
+      look_at_block(at, std::span(entries).subspan(i, in_block));
+      i += in_block;
+    }
+    return {};
+  }
+
+  void look_at_block(std::uint64_t at, std::span<const std::uint64_t> entries) {
+    auto found = wanted_.blocks().find(at / kBlockBytes);
+    for (std::uint64_t entry : entries) {
+      std::uint64_t bit = at / kPageBytes % kPagesPerBlock;
+      bool is_wanted =
+          found != wanted_.blocks().end() && ((found->second[bit / 64] >> (bit % 64)) & 1) != 0;
+      look_at_page(at, entry, is_wanted);
+      at += kPageBytes;
+    }
+  }
+
+  void look_at_page(std::uint64_t at, std::uint64_t entry, bool is_wanted) {
+    constexpr std::uint64_t kMustBe = kPresent | kExclusive;
+    bool is_safe = (entry & (kMustBe | kFile | unsafe_)) == kMustBe;
+    if (!is_safe) close();
+    if (!is_wanted) return;
+    if (!is_safe) return refuse(reason_of(entry), 1);
+    bool continues = open_.wanted_pages > 0 &&
+                     at - open_.end <= limits_.max_bridged_pages * kPageBytes &&
+                     at + kPageBytes - open_.start <= limits_.max_region_bytes;
+    if (!continues) {
+      close();
+      open_.start = at;
+    }
+    open_.end = at + kPageBytes;
+    ++open_.wanted_pages;
+  }
+
+  [[nodiscard]] static ZeroCopyRefusal reason_of(std::uint64_t entry) {
+    if ((entry & kPresent) == 0) return ZeroCopyRefusal::kNotPresent;
+    if ((entry & kFile) != 0) return ZeroCopyRefusal::kMapping;
+    if ((entry & kExclusive) == 0) return ZeroCopyRefusal::kShared;
+    return ZeroCopyRefusal::kProtected;
+  }
+
+  void close() {
+    if (open_.wanted_pages >= std::max<std::uint64_t>(limits_.min_region_pages, 1)) {
+      plan_.ranges.push_back(open_);
+    } else {
+      refuse(ZeroCopyRefusal::kFew, open_.wanted_pages);
+    }
+    open_ = {};
+  }
+
+  void keep_the_largest() {
+    auto& ranges = plan_.ranges;
+    if (ranges.size() <= limits_.max_regions) return;
+    auto first_refused = ranges.begin() + static_cast<std::ptrdiff_t>(limits_.max_regions);
+    std::ranges::nth_element(ranges, first_refused, std::greater(), &ZeroCopyRange::wanted_pages);
+    for (auto it = first_refused; it != ranges.end(); ++it)
+      refuse(ZeroCopyRefusal::kRegions, it->wanted_pages);
+    ranges.erase(first_refused, ranges.end());
+    std::ranges::sort(ranges, {}, &ZeroCopyRange::start);
+  }
+
+  void refuse(ZeroCopyRefusal why, std::uint64_t pages) {
+    plan_.refused[static_cast<std::size_t>(why)] += pages;
+  }
+
+  const PageSet& wanted_;
+  const ZeroCopyLimits& limits_;
+  Fd pagemap_;
+  std::uint64_t unsafe_;
+  ZeroCopyPlan plan_;
+  ZeroCopyRange open_;  // no wanted pages: none
+};
+
+}  // namespace
+
+std::string_view name_of(ZeroCopyRefusal refusal) {
+  switch (refusal) {
+    case ZeroCopyRefusal::kMapping:
+      return "mapping";
+    case ZeroCopyRefusal::kNotPresent:
+      return "not-present";
+    case ZeroCopyRefusal::kShared:
+      return "shared";
+    case ZeroCopyRefusal::kProtected:
+      return "protected";
+    case ZeroCopyRefusal::kFew:
+      return "few";
+    case ZeroCopyRefusal::kRegions:
+      return "regions";
+    case ZeroCopyRefusal::kKernel:
+      return "kernel";
+    case ZeroCopyRefusal::kCount:
+      break;
+  }
+  return "unknown";
+}
+
+Result<ZeroCopyPlan> plan_zero_copy(pid_t pid, const PageSet& wanted,
+                                    const ZeroCopyLimits& limits) {
+  GESTALT_ASSIGN(auto areas, read_memory_map(pid));
+  auto pagemap = open_file(std::format("/proc/{}/pagemap", pid), O_RDONLY);
+  if (!pagemap || areas.empty())
+    return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+  Planner planner(wanted, limits, std::move(*pagemap));
+  for (const auto& area : areas) GESTALT_TRY(planner.look_at(area));
+  return std::move(planner).finish();
+}
+
+}  // namespace gestalt
