@@ -10,7 +10,6 @@ namespace gestalt {
 namespace {
 
 constexpr std::uint32_t kMostDrivers = 64;  // there are some 20
-constexpr std::uint32_t kNoHandle = ~0U;
 
 struct DestroyCall {
   VerbsHeader header;
@@ -57,7 +56,7 @@ constexpr std::array<std::uint8_t, 24> kLoop = {
 
 Result<std::uint32_t> find_driver(int command_fd) {
   for (std::uint32_t driver = 0; driver < kMostDrivers; ++driver) {
-    int error_number = destroy(command_fd, driver, kNoHandle);
+    int error_number = destroy(command_fd, driver, RegistrationCall::kNoHandle);
     if (error_number == ENOENT) return driver;
     if (error_number != EINVAL) return fail_errno(error_number, "ask for an RDMA device's driver");
   }
@@ -79,6 +78,7 @@ RegistrationCall RegistrationCall::make(std::uint64_t address, const ZeroCopyDev
   call.attributes[2] =
       attribute(UVERBS_ATTR_WRITE_CMD, sizeof(std::uint64_t), IB_USER_VERBS_CMD_REG_MR);
   call.result = kNotCalled;
+  call.response.mr_handle = kNoHandle;
   call.command.start = call.command.hca_va = start;
   call.command.length = end - start;
   call.command.pd_handle = device.protection_domain;

@@ -55,6 +55,11 @@ struct RegistrationCall {
   std::uint32_t padding;
 
   static constexpr std::int64_t kNotCalled = 1;
+  static constexpr std::uint32_t kNoHandle = ~0U;
+  // Also if the task was stopped when the kernel had answered, and the result was not yet written.
+  [[nodiscard]] bool is_registered() const {
+    return result == 0 || (result == kNotCalled && response.mr_handle != kNoHandle);
+  }
   // To lie at `address` in the memory of the task that is to make the call.
   static RegistrationCall make(std::uint64_t address, const ZeroCopyDevice& device,
                                std::uint64_t start, std::uint64_t end);
