@@ -136,6 +136,13 @@ Result<std::unique_ptr<ZeroCopyKeeper>> ZeroCopyKeeper::start(pid_t process, int
   return out;
 }
 
+void ZeroCopyKeeper::end() {
+  task_.stop();
+  // If it is we who adopt orphans.
+  if (pid_ > 0) (void)::waitpid(pid_, nullptr, __WALL | WNOHANG);
+  pid_ = 0;
+}
+
 // Within the task. What comes after serve() allocates nothing: Injector::kill_keeper().
 Result<void> ZeroCopyKeeper::live(const std::function<void()>& serve) {
   GESTALT_ASSIGN(auto keeper, clone_adopted(process_));

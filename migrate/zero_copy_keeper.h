@@ -45,7 +45,7 @@ class ZeroCopyKeeper {
   [[nodiscard]] Result<void> run_code(std::uint64_t address, const Injector::Arguments& arguments,
                                       Deadline deadline);
   // Takes its memory out of the process, and ends it.
-  void end() { task_.stop(); }
+  void end();
 
   struct Mapping {
     std::uint64_t start = 0;
