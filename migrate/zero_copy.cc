@@ -6,6 +6,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 
 #include "common/fault.h"
@@ -27,6 +28,14 @@ Result<void> copy_memory(pid_t pid, std::uint64_t address, void* bytes, std::siz
   if (copied != static_cast<ssize_t>(count))
     return fail_errno(errno, std::format("use the memory of process {}", pid));
   return {};
+}
+
+// While it lives. Documentation/scheduler/sched-stats.rst.
+double cpu_seconds_of(pid_t pid) {
+  auto text = read_file(std::format("/proc/{}/schedstat", pid)).value_or("");
+  std::uint64_t nanoseconds = 0;
+  (void)std::from_chars(text.data(), text.data() + text.size(), nanoseconds);
+  return static_cast<double>(nanoseconds) / 1e9;
 }
 
 // Makes calls on the process's memory through its keeper.
@@ -131,6 +140,7 @@ Result<ZeroCopyRegistration> ZeroCopySource::register_pages(const PageSet& wante
   calls.reserve(plan.ranges.size());
   auto called = call_keeper(plan.ranges, deadline, calls);
   if (!called) out.stats_.trouble = called.error().text();
+  out.stats_.keeper_cpu_seconds = cpu_seconds_of(keeper_->pid());
   keeper_->end();
   out.left_over_ = keeper_->left_over();
   out.staged_ = wanted;

@@ -58,6 +58,7 @@ struct ZeroCopyStats {
   std::string trouble;              // what went wrong last, if anything: for the log
   double plan_seconds = 0;
   double register_seconds = 0;
+  double keeper_cpu_seconds = 0;  // of all its life
 };
 
 // The regions; ended at its end. They keep the device's context open. One thread at a time.
