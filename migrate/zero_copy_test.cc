@@ -10,8 +10,13 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
+#include <sys/uio.h>
+
 #include <cstring>
 
+#include "common/child.h"
+#include "migrate/criu_client.h"
+#include "migrate/memory_map.h"
 #include "migrate/zero_copy_fixture.h"
 #include "migrate/zero_copy_probe.h"
 
@@ -475,6 +480,81 @@ TEST_F(ZeroCopyTest, AGroupHasALimit) {
   EXPECT_EQ(registration_->staged().pages(), wanted_.pages() / 16 * 11);
   expect_content();
   release_and_thaw();
+}
+
+// CRIU leaves a page of the program's code that is its own.
+std::string without_resident(std::string look) {
+  auto start = look.find("RssAnon:");
+  return look.erase(start, look.find('\n', start) - start);
+}
+
+// The order of a migration: the keeper first, the pages from CRIU's hook on, while CRIU still has
+// the process.
+TEST_F(ZeroCopyTest, WithCriu) {
+  if (::access("/usr/sbin/criu", X_OK) != 0) GTEST_SKIP() << "there is no CRIU here";
+  auto pid = spawn({.argv = {"/bin/sleep", "1000"},
+                    .programs = {},
+                    .environment = {},
+                    .descriptors = {},
+                    .new_session = true});
+  ASSERT_TRUE(pid) << pid.error().text();
+  ASSERT_TRUE(group_->add(*pid));
+  ASSERT_TRUE(reaches_state(*pid, 'S'));
+  look_ = look_of(*pid);
+  auto directory = std::filesystem::path("/tmp/zero-copy-criu");
+  std::filesystem::create_directories(directory);
+  auto images = open_file(directory, O_RDONLY | O_DIRECTORY);
+  auto criu = CriuClient::start({});
+  ASSERT_TRUE(images && criu);
+  auto source = ZeroCopySource::prepare(*pid, loopback_->device(), keepers_->directory_fd());
+  ASSERT_TRUE(source) << source.error().text();
+  criu_req request;
+  request.set_type(DUMP);
+  auto& options = *request.mutable_opts();
+  options.set_images_dir_fd(images->get());
+  options.set_pid(*pid);
+  options.set_log_file("dump.log");
+  options.set_notify_scripts(true);
+  options.set_leave_running(true);
+  options.set_manage_cgroups_mode(IGNORE);
+  options.set_manage_cgroups(true);
+  auto status = std::format("/proc/{}/status", *pid);
+  std::uint64_t resident = 0;
+  auto on_notify = [&](std::string_view script) -> Result<void> {
+    if (script != "post-dump") return {};
+    GESTALT_TRY(group_->freeze(deadline_in(kPatience)));
+    resident = kilobytes(status, "RssAnon");
+    auto areas = read_memory_map(*pid);
+    if (!areas) return std::unexpected(areas.error());
+    for (const auto& area : *areas)
+      if (area.name == "[heap]" || area.name == "[stack]") wanted_.add(area.start, area.end);
+    limits_.min_region_pages = 1;
+    GESTALT_ASSIGN(auto registration,
+                   source->register_pages(wanted_, limits_, deadline_in(kPatience)));
+    registration_.emplace(std::move(registration));
+    return {};
+  };
+  auto dumped = criu->request(request, on_notify, directory / "dump.log", deadline_in(kPatience));
+  ASSERT_TRUE(dumped) << dumped.error().text();
+  ASSERT_TRUE(registration_);
+  EXPECT_GT(registration_->regions().size(), 0U) << registration_->stats().trouble;
+  EXPECT_EQ(refused(ZeroCopyRefusal::kKernel), 0U) << registration_->stats().trouble;
+  for (const auto& region : registration_->regions()) {
+    ASSERT_TRUE(read(region));
+    std::vector<char> content(region.end - region.start);
+    iovec ours{content.data(), content.size()};
+    iovec theirs{reinterpret_cast<void*>(region.start), content.size()};
+    ASSERT_GT(::process_vm_readv(*pid, &ours, 1, &theirs, 1, 0), 0);
+    EXPECT_TRUE(std::equal(content.begin(), content.end(), buffer_.begin()));
+  }
+  registration_.reset();
+  ASSERT_TRUE(group_->thaw(deadline_in(kPatience)));
+  EXPECT_TRUE(reaches_state(*pid, 'S'));
+  EXPECT_EQ(kilobytes(status, "RssAnon"), resident);
+  EXPECT_EQ(without_resident(look_of(*pid)), without_resident(look_));
+  ::kill(*pid, SIGKILL);
+  (void)wait_child(*pid, deadline_in(kPatience));
+  std::filesystem::remove_all(directory);
 }
 
 // Whatever fails, the process goes on, and nothing is left.
