@@ -3,7 +3,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 
 #include <algorithm>
 #include <charconv>
@@ -16,19 +15,9 @@ namespace gestalt {
 namespace {
 
 constexpr std::size_t kMostCallsAtOnce = 4096;  // 544 KiB
-constexpr std::size_t kFewCalls = 3;            // made one by one
+constexpr std::size_t kFewCalls = 3;            // made one by one, if they pin little: a call
+constexpr std::uint64_t kFewBytes = 64U << 20;  // that takes too long costs the keeper its life
 constexpr std::uint64_t kGiveBytes = 256;       // at the scratch memory's beginning
-
-Result<void> copy_memory(pid_t pid, std::uint64_t address, void* bytes, std::size_t count,
-                         bool write) {
-  iovec ours{bytes, count};
-  iovec theirs{reinterpret_cast<void*>(address), count};
-  auto copied = write ? ::process_vm_writev(pid, &ours, 1, &theirs, 1, 0)
-                      : ::process_vm_readv(pid, &ours, 1, &theirs, 1, 0);
-  if (copied != static_cast<ssize_t>(count))
-    return fail_errno(errno, std::format("use the memory of process {}", pid));
-  return {};
-}
 
 // While it lives. Documentation/scheduler/sched-stats.rst.
 double cpu_seconds_of(pid_t pid) {
@@ -44,14 +33,17 @@ class Caller {
   Caller(ZeroCopyKeeper& keeper, pid_t pid, const ZeroCopyDevice& device, Deadline deadline)
       : keeper_(keeper), pid_(pid), device_(device), deadline_(deadline) {}
 
-  Result<void> set_up(std::size_t calls) {
-    std::uint64_t bytes = kGiveBytes + std::min(calls, kMostCallsAtOnce) * sizeof(RegistrationCall);
+  Result<void> set_up(std::span<const ZeroCopyRange> ranges) {
+    std::uint64_t bytes =
+        kGiveBytes + std::min(ranges.size(), kMostCallsAtOnce) * sizeof(RegistrationCall);
     bytes = (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
     GESTALT_ASSIGN(scratch_, keeper_.map(bytes, PROT_READ | PROT_WRITE));
     GESTALT_TRY(fault_point(Fault::kZeroCopyMapped));
     GESTALT_ASSIGN(int descriptor, keeper_.give(device_.command_fd, scratch_));
     descriptor_ = static_cast<std::uint64_t>(descriptor);
-    if (calls > kFewCalls) load_loop();
+    std::uint64_t pinned = 0;
+    for (const auto& range : ranges) pinned += range.end - range.start;
+    if (ranges.size() > kFewCalls || pinned > kFewBytes) load_loop();
     return fault_point(Fault::kZeroCopyGiven);
   }
 
@@ -65,11 +57,14 @@ class Caller {
       at += sizeof(RegistrationCall);
     }
     auto batch = std::span(calls).subspan(first);
-    GESTALT_TRY(copy_memory(keeper_.pid(), base, batch.data(), batch.size_bytes(), true));
+    GESTALT_TRY(write_memory_of(keeper_.pid(), base, std::as_bytes(batch)));
     auto made = make_calls(base, at, batch);
-    // The process has that memory even if its keeper has been killed.
+    // Both have that memory, and either may have been killed.
     std::vector<RegistrationCall> answers(batch.begin(), batch.end());
-    GESTALT_TRY(copy_memory(pid_, base, answers.data(), batch.size_bytes(), false));
+    auto bytes = std::as_writable_bytes(std::span(answers));
+    if (!read_memory_of(keeper_.pid(), base, bytes)) {
+      GESTALT_TRY(read_memory_of(pid_, base, bytes));
+    }
     for (std::size_t i = 0; i < batch.size(); ++i) {
       batch[i].response = answers[i].response;
       if (code_ != 0) batch[i].result = answers[i].result;
@@ -119,7 +114,7 @@ Result<void> ZeroCopySource::call_keeper(const std::vector<ZeroCopyRange>& range
   if (ranges.empty()) return {};
   GESTALT_TRY(fault_point(Fault::kZeroCopyRegister));
   Caller caller(*keeper_, pid_, device_, deadline);
-  GESTALT_TRY(caller.set_up(ranges.size()));
+  GESTALT_TRY(caller.set_up(ranges));
   for (std::span<const ZeroCopyRange> rest(ranges); !rest.empty();) {
     auto batch = rest.first(std::min(rest.size(), kMostCallsAtOnce));
     GESTALT_TRY(caller.call(batch, calls));

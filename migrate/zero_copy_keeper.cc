@@ -111,18 +111,23 @@ Result<void> send_descriptor(int socket, int fd) {
   return {};
 }
 
-Result<void> copy_memory(pid_t pid, std::uint64_t address, void* bytes, std::size_t count,
-                         bool write) {
-  iovec ours{bytes, count};
-  iovec theirs{reinterpret_cast<void*>(address), count};
-  auto copied = write ? ::process_vm_writev(pid, &ours, 1, &theirs, 1, 0)
-                      : ::process_vm_readv(pid, &ours, 1, &theirs, 1, 0);
-  if (copied != static_cast<ssize_t>(count))
-    return fail_errno(errno, std::format("use the memory of process {}", pid));
+}  // namespace
+
+Result<void> read_memory_of(pid_t pid, std::uint64_t address, std::span<std::byte> into) {
+  iovec ours{into.data(), into.size()};
+  iovec theirs{reinterpret_cast<void*>(address), into.size()};
+  if (::process_vm_readv(pid, &ours, 1, &theirs, 1, 0) != static_cast<ssize_t>(into.size()))
+    return fail_errno(errno, std::format("read the memory of process {}", pid));
   return {};
 }
 
-}  // namespace
+Result<void> write_memory_of(pid_t pid, std::uint64_t address, std::span<const std::byte> from) {
+  iovec ours{const_cast<std::byte*>(from.data()), from.size()};
+  iovec theirs{reinterpret_cast<void*>(address), from.size()};
+  if (::process_vm_writev(pid, &ours, 1, &theirs, 1, 0) != static_cast<ssize_t>(from.size()))
+    return fail_errno(errno, std::format("write to the memory of process {}", pid));
+  return {};
+}
 
 Result<std::unique_ptr<ZeroCopyKeeper>> ZeroCopyKeeper::start(pid_t process, int group) {
   GESTALT_TRY(refuse_unsuitable(process));
@@ -221,20 +226,21 @@ Result<std::uint64_t> ZeroCopyKeeper::map(std::uint64_t bytes, int protection) {
 
 Result<int> ZeroCopyKeeper::give(int fd, std::uint64_t scratch) {
   Receiving receiving(scratch);
+  auto bytes = std::as_writable_bytes(std::span(&receiving, 1));
   GESTALT_ASSIGN(auto made, call(SYS_socketpair, {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0,
                                                   scratch + offsetof(Receiving, sockets)}));
   if (made < 0) return fail_errno(static_cast<int>(-made), "make a socket in a task");
-  std::uint64_t sockets_at = scratch + offsetof(Receiving, sockets);
-  GESTALT_TRY(copy_memory(pid_, sockets_at, receiving.sockets, sizeof receiving.sockets, false));
+  GESTALT_TRY(read_memory_of(pid_, scratch + offsetof(Receiving, sockets),
+                             std::as_writable_bytes(std::span(receiving.sockets))));
   Fd task(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
   Fd ours(static_cast<int>(::syscall(SYS_pidfd_getfd, task.get(), receiving.sockets[1], 0)));
   if (!ours) return fail_errno(errno, "take a socket out of a task");
   GESTALT_TRY(send_descriptor(ours.get(), fd));
-  GESTALT_TRY(copy_memory(pid_, scratch, &receiving, sizeof receiving, true));
+  GESTALT_TRY(write_memory_of(pid_, scratch, bytes));
   GESTALT_ASSIGN(auto received, call(SYS_recvmsg, {static_cast<std::uint64_t>(receiving.sockets[0]),
                                                    scratch, MSG_CMSG_CLOEXEC | MSG_DONTWAIT}));
   if (received < 0) return fail_errno(static_cast<int>(-received), "give a descriptor to a task");
-  GESTALT_TRY(copy_memory(pid_, scratch, &receiving, sizeof receiving, false));
+  GESTALT_TRY(read_memory_of(pid_, scratch, bytes));
   cmsghdr header{};
   std::memcpy(&header, receiving.control, sizeof header);
   if (receiving.message.msg_controllen < CMSG_LEN(sizeof fd) || header.cmsg_type != SCM_RIGHTS)

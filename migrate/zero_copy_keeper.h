@@ -20,6 +20,12 @@
 
 namespace gestalt {
 
+// process_vm_readv(2) and process_vm_writev(2), all of it or an error.
+[[nodiscard]] Result<void> read_memory_of(pid_t pid, std::uint64_t address,
+                                          std::span<std::byte> into);
+[[nodiscard]] Result<void> write_memory_of(pid_t pid, std::uint64_t address,
+                                           std::span<const std::byte> from);
+
 // One thread at a time may use it.
 class ZeroCopyKeeper {
  public:
