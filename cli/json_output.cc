@@ -144,6 +144,8 @@ boost::json::object migration_object(const wire::MigrationStats& stats) {
       {"rdma_reads", stats.rdma_reads()},
       {"rdma_read_bytes", stats.rdma_read_bytes()},
       {"rdma_demand_reads", stats.rdma_demand_reads()},
+      {"zero_copy_pages", stats.zero_copy_pages()},
+      {"zero_copy_regions", stats.zero_copy_regions()},
       {"processes", stats.processes()},
       {"threads", stats.threads()},
       {"command", to_utf8(stats.command())},

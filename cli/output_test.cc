@@ -164,6 +164,8 @@ TEST(Json, NodeAndMigrationKeys) {
                           "rdma_reads",
                           "rdma_read_bytes",
                           "rdma_demand_reads",
+                          "zero_copy_pages",
+                          "zero_copy_regions",
                           "processes",
                           "threads",
                           "command",

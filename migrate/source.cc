@@ -18,6 +18,7 @@
 #include "migrate/pagemap_image.h"
 #include "migrate/timers.h"
 #include "migrate/traits.h"
+#include "migrate/zero_copy_probe.h"
 
 namespace gestalt {
 namespace {
@@ -169,6 +170,15 @@ Result<void> MigrationSource::send_rounds() {
   return preflight();  // as it is now
 }
 
+// While the unit still runs. Where it cannot be had, pages are staged.
+void MigrationSource::prepare_zero_copy() {
+  if (!domain_) return;
+  auto why_not = known_zero_copy();
+  auto device = why_not.find(domain_->name());
+  if (device == why_not.end() || !device->second.empty()) return;
+  zero_copy_.prepare(tree_.pids, domain_);
+}
+
 // As CRIU names what it need not save.
 std::string MigrationSource::external_network(int descriptor) {
   struct stat info{};
@@ -213,6 +223,7 @@ criu_req MigrationSource::dump_request(int image_fd, std::uint16_t taken_port) c
 // them, which nobody needs to wait for until the end: finish_dump().
 Result<void> MigrationSource::dump() {
   GESTALT_TRY(fault_point(Fault::kSourceDump));
+  prepare_zero_copy();
   if (state_dump_ == StateDump::kStateOnly)
     GESTALT_TRY(snapshot_smaps(tree_.pids, smaps_directory()));
   GESTALT_ASSIGN(taken_port_, tcp_transport().listen("127.0.0.1", 0));
@@ -343,7 +354,10 @@ Result<void> MigrationSource::send_sets(const std::map<std::uint32_t, PageSet>& 
       ++frames;
     }
   }
-  GESTALT_ASSIGN(auto remote, send_remote_memory(present));
+  auto missing = present;
+  for (auto& [pid, pages] : missing)
+    if (auto known = fresh.find(pid); known != fresh.end()) pages.remove(known->second);
+  GESTALT_ASSIGN(auto remote, send_remote_memory(missing));
   frames += remote;
   stats_.set_resident_bytes(resident_bytes);
   missing_bytes_ = resident_bytes - fresh_bytes;
@@ -359,9 +373,10 @@ Result<std::uint64_t> MigrationSource::send_remote_memory(
                                   parameters_.deadline));
     ++frames;
   }
-  std::vector<RemoteRange> ranges;
-  if (domain_ && unit_.expose_memory) ranges = unit_.expose_memory(*domain_, missing);
-  ranges.resize(std::min(ranges.size(), kMaxRemoteRanges));
+  auto ranges = zero_copy_.register_pages(missing, kMaxRemoteRanges, parameters_.deadline);
+  stats_.set_zero_copy_pages(zero_copy_.pages());
+  stats_.set_zero_copy_regions(ranges.size());
+  mark("registered");
   for (const auto& frame : encode_remote_ranges(ranges)) {
     GESTALT_TRY(connection_->send(FrameType::kRemoteRanges, 0, frame, parameters_.deadline));
     ++frames;
@@ -471,6 +486,7 @@ Result<wire::MigrationStats> MigrationSource::finish_granted() {
   enter(SourceState::kDestroying);
   (void)fault_point(Fault::kSourceDestroy);
   server_->stop();
+  zero_copy_.release();
   tracker_.reset();
   killed_ = unit_.group->threads().value_or(std::vector<pid_t>());
   unit_.group->yield_to_others();
@@ -635,6 +651,7 @@ Error MigrationSource::roll_back(Error cause) {
   log::warning("migration rolled back", log::field("migration", parameters_.migration_id),
                log::field("state", name_of(state_.get())), log::field("error", cause.text()));
   if (server_) server_->stop();
+  zero_copy_.release();
   tracker_.reset();
   (void)finish_dump();
   if (network_held_) reconnect_network();
@@ -643,6 +660,7 @@ Error MigrationSource::roll_back(Error cause) {
     if (!thawed) log::error("cannot thaw", log::field("error", thawed.error().text()));
     group_frozen_ = false;
   }
+  zero_copy_.clean_up();
   if (io_held_) host_.resume_io();
   state_.finish(SourceState::kRolledBack);
   return cause;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <condition_variable>
-#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -24,6 +23,7 @@
 #include "migrate/state_dump.h"
 #include "migrate/unit_network.h"
 #include "migrate/verdict.h"
+#include "migrate/zero_copy_unit.h"
 
 namespace gestalt {
 
@@ -65,10 +65,6 @@ struct SourceUnit {
   // The root's parent is another than the host: a deputy stays, in this cgroup2 directory. -1:
   // nothing stays.
   int deputy_group = -1;
-  // Makes what it can of these pages of the frozen processes readable in this domain. The keys are
-  // given to the destination alone. Null: they are copied into staging memory.
-  std::function<std::vector<RemoteRange>(RdmaDomain&, const std::map<std::uint32_t, PageSet>&)>
-      expose_memory;
 };
 
 class MigrationSource {
@@ -105,6 +101,7 @@ class MigrationSource {
                                        const std::map<std::uint32_t, PageSet>& fresh);
   [[nodiscard]] Result<std::uint64_t> send_remote_memory(
       const std::map<std::uint32_t, PageSet>& missing);
+  void prepare_zero_copy();
   [[nodiscard]] Result<void> send_handover();
   [[nodiscard]] Result<void> await_ready();
   [[nodiscard]] Result<void> check_memory_advice();
@@ -149,6 +146,7 @@ class MigrationSource {
   std::shared_ptr<RdmaDomain> domain_;          // null: all links are TCP
   std::unique_ptr<Transport> rdma_;             // while the links are made for the first time
   std::unique_ptr<PageServer> server_;
+  ZeroCopyUnit zero_copy_;  // ended before the unit may run here again
   std::unique_ptr<DirtyTracker> tracker_;
   std::unique_ptr<Precopy> precopy_;
   std::unique_ptr<ImageDirectory> images_;

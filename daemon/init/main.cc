@@ -22,6 +22,7 @@
 #include "daemon/init/cluster_init.h"
 #include "migrate/criu_client.h"
 #include "migrate/state_dump.h"
+#include "migrate/zero_copy_probe.h"
 
 namespace gestalt {
 namespace {
@@ -96,6 +97,9 @@ int probe() {
     return 0;
   }
   log::info("dumps", log::field("kind", name_of(probe_state_dump())));
+  for (const auto& [device, why_not] : probe_zero_copy())
+    log::info("RDMA device", log::field("name", device),
+              log::field("zero_copy", why_not.empty() ? "works" : why_not));
   return 0;
 }
 

@@ -14,8 +14,12 @@ source_of() {
 
 source_is() { [[ $(source_of "$1") == "$2" ]]; }
 
+end_of_case=$(declare -f after_each)
+eval "heal_and_${end_of_case}"
+
 after_each() {
   local node
+  heal_and_after_each
   for node in leader node1; do on "$node" sh -c "rmmod gestalt 2>/dev/null || true"; done
 }
 

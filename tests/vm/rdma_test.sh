@@ -1,0 +1,79 @@
+#!/bin/bash
+# Migrations whose pages go by RDMA, between machines with a software device each.
+# shellcheck source=tests/cluster/lib.sh
+. "$(dirname "$0")/../cluster/lib.sh"
+# shellcheck source=tests/cluster/jobs.sh
+. "$(dirname "$0")/../cluster/jobs.sh"
+
+at_least() { # VALUE LEAST WHAT
+  (($1 >= $2)) || fail "$3: $1, want at least $2"
+}
+
+end_of_case=$(declare -f after_each)
+eval "heal_and_${end_of_case}"
+
+after_each() {
+  local node
+  heal_and_after_each
+  for node in leader node1; do
+    on "$node" sh -c 'rdma link show rxe0/1 >/dev/null 2>&1 || rdma link add rxe0 type rxe netdev eth0'
+  done
+}
+
+# 16 MiB, of which some are read where they are.
+moves_by_rdma() { # MODE
+  start_victim mover node1 memory --mib 16
+  migrate "$pid" leader --mode "$1" --transport rdma
+  wait_until 30 is_on "$pid" leader
+  assert_eq "$(reported .transport)" rdma "transport of $1"
+  keeps_working mover
+}
+
+test_eager() {
+  moves_by_rdma eager
+  at_least "$(reported .rdma_reads)" 1 "reads"
+  at_least "$(reported .zero_copy_pages)" 1000 "pages that were read in place"
+}
+
+test_lazy() { moves_by_rdma lazy; }
+test_pre_copy() { moves_by_rdma pre-copy; }
+
+test_post_copy() {
+  moves_by_rdma post-copy
+  at_least "$(reported .zero_copy_pages)" 1000 "pages that were read in place"
+}
+
+test_hybrid() { moves_by_rdma hybrid; }
+
+test_auto_takes_rdma() {
+  start_victim mover node1 memory
+  migrate "$pid" leader
+  assert_eq "$(reported .transport)" rdma "transport"
+  migrate "$pid" node1 --transport tcp
+  assert_eq "$(reported .transport)" tcp "transport"
+  keeps_working mover
+}
+
+test_auto_takes_tcp_where_a_device_lacks() {
+  on node1 rdma link delete rxe0
+  start_victim mover node1 memory
+  migrate "$pid" leader
+  assert_eq "$(reported .transport)" tcp "transport"
+  [[ -n $(reported .transport_reason) ]] || fail "no reason why it is not RDMA"
+  keeps_working mover
+}
+
+test_rdma_that_cannot_be_is_refused() {
+  local status=0 said
+  on leader rdma link delete rxe0
+  start_victim mover node1 memory
+  said=$(gestalt migrate "$pid" leader --transport rdma 2>&1) || status=$?
+  ((status != 0)) || fail "the migration was not refused"
+  assert_contains "$said" "no RDMA" "the error"
+  keeps_working mover
+  expect_only_on node1 mover 1
+}
+
+[[ -n ${GESTALT_TEST_VM:-} ]] || skip_all "needs virtual machines: GESTALT_TEST_VM=trixie $0"
+cluster_up 2
+run_tests "$@"
