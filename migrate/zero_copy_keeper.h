@@ -29,7 +29,7 @@ namespace gestalt {
 // One thread at a time may use it.
 class ZeroCopyKeeper {
  public:
-  // Of a running process, one of whose threads is stopped meanwhile for less than a millisecond.
+  // Of a running process, one of whose threads is stopped meanwhile, for three system calls.
   // `group`: the directory of a cgroup2 group that will not be frozen (moving it there takes some
   // 10 ms), or -1: it stays in the process's. kGone, kBusy, kBlocked as Injector::attach(); also
   // kBlocked: it cannot be had without the process or its relatives noticing.

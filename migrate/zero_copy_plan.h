@@ -58,8 +58,8 @@ struct ZeroCopyPlan {
   ZeroCopyRefusals refused{};
 };
 
-// Of a process that does not change its memory meanwhile. Reads /proc/PID/maps and pagemap, some
-// 20 ns a wanted page. kGone: it has ended. Thread-safe.
+// Of a process that does not change its memory meanwhile. Reads /proc/PID/maps and pagemap.
+// kGone: it has ended. Thread-safe.
 [[nodiscard]] Result<ZeroCopyPlan> plan_zero_copy(pid_t pid, const PageSet& wanted,
                                                   const ZeroCopyLimits& limits);
 
