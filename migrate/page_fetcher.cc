@@ -75,9 +75,16 @@ std::unique_ptr<PageFetcher> make_request_fetcher(PageConnection& connection) {
   return std::make_unique<RequestFetcher>(connection);
 }
 
+Result<void> OneSidedFetcher::prepare(std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  GESTALT_ASSIGN(landing_, one_sided_.landing(bytes));
+  return {};
+}
+
 Result<void> OneSidedFetcher::open(const Staging& staging, const RemoteRangeTable& ranges) {
   std::lock_guard lock(mutex_);
-  GESTALT_ASSIGN(landing_, one_sided_.landing(staging.bytes()));
+  if (staging.bytes() > landing_.size())
+    return fail(ErrorCode::kNoSpace, "more staging memory at the source than there is here");
   staging_ = staging;
   ranges_ = &ranges;
   slots_.resize(staging.slots);

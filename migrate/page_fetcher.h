@@ -46,8 +46,10 @@ class OneSidedFetcher final : public PageFetcher {
   OneSidedFetcher(PageConnection& connection, ReadCounts& counts)
       : connection_(connection), one_sided_(*connection.stream().one_sided()), counts_(counts) {}
 
+  // Gets the memory to read into, which takes time that there is before the freeze. Once.
+  [[nodiscard]] Result<void> prepare(std::size_t bytes);
   // Until then only requests are sent. `ranges` outlives the fetcher. An error: there is no
-  // memory to read into; requests do.
+  // such memory; requests do.
   [[nodiscard]] Result<void> open(const Staging& staging, const RemoteRangeTable& ranges);
 
   Result<void> submit(const PageRun& run, Deadline deadline) override;

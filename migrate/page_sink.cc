@@ -63,8 +63,12 @@ void PageSink::attach(std::uint64_t number, std::unique_ptr<PageConnection> conn
 std::unique_ptr<PageFetcher> PageSink::make_fetcher(std::uint64_t number,
                                                     PageConnection& connection, bool again) {
   if (again || connection.stream().one_sided() == nullptr) return make_request_fetcher(connection);
-  return std::make_unique<OneSidedFetcher>(connection,
-                                           number == kDemandLink ? demand_reads_ : bulk_reads_);
+  auto fetcher = std::make_unique<OneSidedFetcher>(
+      connection, number == kDemandLink ? demand_reads_ : bulk_reads_);
+  if (auto ready = fetcher->prepare(staging_shape(number).bytes()); !ready)
+    log::warning("pages are not read by RDMA", log::field("link", number),
+                 log::field("error", ready.error().text()));
+  return fetcher;
 }
 
 void PageSink::set_remote(RemoteMemory remote) {

@@ -382,7 +382,7 @@ class OwnDevice {
  public:
   OwnDevice() {
     made_ = run("ip link add gstr0 type veth peer name gstr1") &&
-            run("ip address add 10.78.0.1/24 dev gstr0") && run("ip link set gstr0 up") &&
+            run("ip address add 10.79.0.1/24 dev gstr0") && run("ip link set gstr0 up") &&
             run("ip link set gstr1 up") && run("rdma link add gstrxe type rxe netdev gstr0");
   }
   ~OwnDevice() {
@@ -391,7 +391,7 @@ class OwnDevice {
   }
   OwnDevice(const OwnDevice&) = delete;
   OwnDevice& operator=(const OwnDevice&) = delete;
-  static constexpr char kAddress[] = "10.78.0.1";
+  static constexpr char kAddress[] = "10.79.0.1";
   [[nodiscard]] bool made() const { return made_; }
   static bool run(const std::string& command) {
     return std::system(("timeout 10 " + command + " 2>/dev/null").c_str()) == 0;

@@ -171,7 +171,7 @@ Result<void> RdmaStream::post_buffer(std::uint32_t buffer) {
   return queue_->post(request);
 }
 
-// With the credits that there are; a credit of ours goes with it.
+// With the credits that there are to return; the one that it costs is taken already.
 Result<void> RdmaStream::post_message(std::uint32_t buffer, std::size_t bytes) {
   auto memory = send_buffer(buffer);
   std::uint32_t credits = htobe32(to_return_);
@@ -186,7 +186,6 @@ Result<void> RdmaStream::post_message(std::uint32_t buffer, std::size_t bytes) {
   request.send_flags = IBV_SEND_SIGNALED;
   GESTALT_TRY(queue_->post(request));
   to_return_ = 0;
-  --credits_;
   sent_ += bytes;
   return {};
 }
@@ -195,7 +194,10 @@ Result<void> RdmaStream::post_message(std::uint32_t buffer, std::size_t bytes) {
 void RdmaStream::return_credits() {
   if (to_return_ < kBuffers / 2 || credits_ == 0 || !credit_buffer_free_) return;
   if (queue_->failed() || message_bytes_ == 0) return;
-  if (post_message(kCreditBuffer, kCreditBytes)) credit_buffer_free_ = false;
+  --credits_;
+  credit_buffer_free_ = false;
+  if (auto posted = post_message(kCreditBuffer, kCreditBytes); !posted)
+    queue_->fail_with(std::move(posted).error());
 }
 
 // ------------------------------------------------------------- sending
@@ -209,6 +211,8 @@ Result<std::uint32_t> RdmaStream::acquire_buffer(Deadline deadline) {
   GESTALT_TRY(queue_->wait(lock, ready, deadline));
   if (free_sends_.empty() || credits_ < 2)
     return fail(ErrorCode::kUnavailable, "the page connection is lost");
+  // Now, lest credits that are returned meanwhile take it.
+  --credits_;
   std::uint32_t buffer = free_sends_.back();
   free_sends_.pop_back();
   return buffer;
