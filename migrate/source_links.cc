@@ -19,7 +19,6 @@ Result<void> MigrationSource::connect() {
   GESTALT_TRY(fault_point(Fault::kSourceConnect));
   Deadline deadline = std::min(parameters_.deadline, deadline_in(kConnectTimeout));
   const auto& options = parameters_.options;
-  GESTALT_TRY(prepare_rdma(std::min(deadline, deadline_in(kRdmaTimeout))));
   GESTALT_ASSIGN(auto control, open_link(kControlLink, deadline));
   ChunkOptions chunks{.compress = options.compress(), .checksum = options.checksum()};
   {
@@ -30,6 +29,8 @@ Result<void> MigrationSource::connect() {
         linux_kernel(), chunks, options.bandwidth_bytes_per_second(),
         [this](std::uint64_t link, Deadline by) { return open_link(link, by); });
   }
+  // Behind the control link: a peer whose hardware address is not known yet takes RDMA seconds.
+  GESTALT_TRY(prepare_rdma(std::min(deadline, deadline_in(kRdmaTimeout))));
   std::uint64_t streams = options.streams() > 0 ? options.streams() : kDefaultStreams;
   GESTALT_TRY(server_->connect(std::min(streams, kMaxBulkLinks), deadline));
   // What is connected again later on, is by TCP: the keys ended with the link.
