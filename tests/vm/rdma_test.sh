@@ -76,4 +76,6 @@ test_rdma_that_cannot_be_is_refused() {
 
 [[ -n ${GESTALT_TEST_VM:-} ]] || skip_all "needs virtual machines: GESTALT_TEST_VM=trixie $0"
 cluster_up 2
+# Until gestalt-init has tried the device, pages are staged.
+for node in leader node1; do wait_until 60 on "$node" test -s /run/gestalt/zero-copy; done
 run_tests "$@"
