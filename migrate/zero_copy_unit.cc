@@ -30,7 +30,11 @@ void ZeroCopyUnit::prepare(const std::vector<pid_t>& pids, std::shared_ptr<RdmaD
   domain_ = std::move(domain);
   auto group = own_group();
   auto driver = find_driver(domain_->context()->cmd_fd);
-  if (!group || !driver) return;
+  if (!group || !driver) {
+    log::warning("pages will be staged",
+                 log::field("why", (group ? driver.error() : group.error()).text()));
+    return;
+  }
   ZeroCopyDevice device{.command_fd = domain_->context()->cmd_fd,
                         .protection_domain = domain_->pd()->handle,
                         .driver = *driver};
@@ -55,7 +59,11 @@ std::vector<RemoteRange> ZeroCopyUnit::register_pages(
     ZeroCopyLimits limits;
     limits.max_regions = std::min<std::uint64_t>(limits.max_regions, most - out.size());
     auto registration = source.register_pages(pages->second, limits, deadline);
-    if (!registration) continue;
+    if (!registration) {
+      log::warning("pages are staged", log::field("pid", pid),
+                   log::field("why", registration.error().text()));
+      continue;
+    }
     for (const auto& region : registration->regions())
       out.push_back({.pid = static_cast<std::uint32_t>(pid),
                      .start = region.start,
