@@ -198,12 +198,15 @@ test_two_at_once_of_one_process() {
 
 # --- no room -----------------------------------------------------------------
 
-# In the mount namespaces of the node, its daemon, its init and its jobs' stand-ins.
+# In the mount namespaces of the node, its daemon, its init and its jobs' stand-ins. A stand-in
+# that ends meanwhile, after a move or a failed one, has taken its namespace along.
 each_namespace() { # NODE CMD
   # shellcheck disable=SC2016
   on "$1" sh -c 'for pid in 1 $(pgrep -x "gestaltd|gestalt-init|gestalt-stand-i"); do
-    if grep -q " /run/gestalt/images .*tmpfs" "/proc/$pid/mountinfo"; then mounted=1; else mounted=0; fi
-    nsenter -t "$pid" -m -p sh -c "mounted=$mounted; $1"; done' sh "$2"
+    mounts=$(cat "/proc/$pid/mountinfo" 2>/dev/null) || continue
+    case $mounts in *" /run/gestalt/images "*tmpfs*) mounted=1 ;; *) mounted=0 ;; esac
+    nsenter -t "$pid" -m -p sh -c "mounted=$mounted; $1" || ! kill -0 "$pid" 2>/dev/null || exit
+  done' sh "$2"
 }
 
 full_disk() { # NODE: hardly any room where images are put
