@@ -9,6 +9,7 @@
 #include <linux/proc_fs.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
+#include <linux/timekeeping.h>
 
 #include "load.h"
 #include "pidns.h"
@@ -157,8 +158,10 @@ static void *find_task(struct seq_file *seq, loff_t *position)
 	void *found = NULL;
 	struct pid *pid;
 
-	if (!*position)
+	if (!*position) {
+		view->opened_ns = ktime_get_boottime_ns(); /* read again: anew */
 		return SEQ_START_TOKEN;
+	}
 	if (*position > PID_MAX_LIMIT)
 		return NULL;
 	rcu_read_lock();

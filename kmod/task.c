@@ -150,6 +150,8 @@ static void fill_pids(struct gestalt_task *info, struct task_struct *task, struc
 bool gestalt_fill_task(struct gestalt_task *info, struct task_struct *task, struct pid *pid,
 		       const struct gestalt_view *view, bool whole)
 {
+	if (task->start_boottime > view->opened_ns)
+		return false;
 	memset(info, 0, sizeof(*info));
 	fill_pids(info, task, pid, view->ns);
 	if (!info->tgid)

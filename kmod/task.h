@@ -18,7 +18,7 @@ struct gestalt_times {
 /* Of all threads that the process has and had. */
 void gestalt_process_times(struct task_struct *task, struct gestalt_times *times);
 
-/* False: the task is gone. WHOLE: the process, not just the thread. */
+/* False: the task is gone, or new. WHOLE: the process, not just the thread. */
 bool gestalt_fill_task(struct gestalt_task *info, struct task_struct *task, struct pid *pid,
 		       const struct gestalt_view *view, bool whole);
 

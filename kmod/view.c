@@ -4,6 +4,7 @@
 #include <linux/pid.h>
 #include <linux/sched.h>
 #include <linux/sched/task.h>
+#include <linux/timekeeping.h>
 
 /* Pids that are looked at in one stretch of RCU. */
 #define STRETCH 64
@@ -31,6 +32,7 @@ int gestalt_view_open(struct gestalt_view *view, u32 pid)
 	if (!view->ns)
 		return -ESRCH;
 	view->cred = get_current_cred();
+	view->opened_ns = ktime_get_boottime_ns();
 	return 0;
 }
 

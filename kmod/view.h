@@ -17,6 +17,7 @@ struct gestalt_view {
 	struct pid_namespace *caller;
 	struct pid_namespace *ns;
 	const struct cred *cred;
+	u64 opened_ns; /* since boot; tasks that started later are not shown */
 };
 
 /* Of the current task; pid 0 means its own namespace. May give -ESRCH. */
@@ -26,7 +27,9 @@ void gestalt_view_close(struct gestalt_view *view);
 /*
  * The walk over all pids of a namespace that are in use. The position is a pid
  * number, so a walk can be broken off and resumed: what was seen is not seen
- * again, and what was there all the time is not missed.
+ * again, and what was there all the time is not missed. New pids are ahead of
+ * it: whoever waits for a reader between two of them, and tasks keep forking,
+ * must pass over what came after the view was opened, or may never end.
  */
 struct pid *gestalt_next_pid(struct pid_namespace *ns, u32 *number);
 

@@ -33,7 +33,7 @@
  *     GESTALT_A_TASK_PID: NLA_U32, this process only (with GESTALT_A_THREADS:
  *                    this thread), a pid in the dumped namespace
  *     GESTALT_A_THREADS: NLA_FLAG, each thread, not each process
- *     Each message of the answer:
+ *     Each message of the answer, of tasks that started before the dump did:
  *     GESTALT_A_TASK: NLA_NESTED [multi], ascending by pid
  *         GESTALT_TASK_A_INFO: struct gestalt_task
  *         GESTALT_TASK_A_PIDS: NLA_BINARY, __u32 each: its pids, first that in

@@ -179,13 +179,21 @@ def test_cgroup(_):
 
 
 def test_slow_reader_while_tasks_come_and_go(_):
+    """It reads less than comes: what came after the dump began is not its concern."""
     kept = sleepers(300)
     pids = {process.pid for process in kept}
     shells = [spinning() for _ in range(3)]
     try:
         for size in (4096, 8192, 32768):
+            times = []
             with Socket(size=size) as netlink:
-                seen = [task.pid for task in netlink.tasks(pause=lambda: time.sleep(0.02))]
+                def pause(times=times):
+                    times.append(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+                    time.sleep(0.02)
+
+                tasks = netlink.tasks(pause=pause)
+            seen = [task.pid for task in tasks]
+            assert max(task.start for task in tasks) <= times[0], "later than the dump"
             assert seen == sorted(set(seen)), "a pid came twice, or not in order"
             assert pids <= set(seen), "missing: %s" % (pids - set(seen))
     finally:
