@@ -362,6 +362,7 @@ TEST_F(DirtyTrackerTest, HugeReservationsStayCheap) {
   constexpr std::uint64_t kReserved = 64ULL << 30;
   Victim victim([](const auto& side) {
     char* memory = map_memory(kReserved, MAP_NORESERVE);
+    ::madvise(memory, kReserved, MADV_NOHUGEPAGE);  // a page is to be a page
     memory[kReserved / 2] = 1;
     side.tell(memory);
     side.wait();
