@@ -19,6 +19,8 @@ struct Links {
   unsigned remote_sixteenths;
 };
 
+void PrintTo(const Links& links, std::ostream* out) { *out << links.name; }
+
 // All of it over each kind of links: requests answered by chunks; pages read of staging memory; and
 // half of them read where they are.
 class PageSinkTest : public ::testing::TestWithParam<Links> {

@@ -439,11 +439,15 @@ TEST_F(ZeroCopyTest, TimeIsUpOnTheWay) {
   constexpr std::uint64_t kPages = 3000;
   start([] { return map_filled(kPages * kPageBytes); }, kPages * kPageBytes);
   limits_ = {.min_region_pages = 1, .max_region_bytes = kPageBytes};
-  ASSERT_NO_FATAL_FAILURE(prepare());
-  ASSERT_NO_FATAL_FAILURE(freeze());
-  ASSERT_NO_FATAL_FAILURE(register_pages(deadline_in(milliseconds(60))));
-  std::printf("regions_in_60_milliseconds %zu\n", registration_->regions().size());
-  EXPECT_LT(registration_->regions().size(), kPages);
+  // How long it takes depends on the machine: less and less time, until it is too little.
+  for (milliseconds time{400};; time = time * 3 / 4) {
+    ASSERT_NO_FATAL_FAILURE(prepare());
+    ASSERT_NO_FATAL_FAILURE(freeze());
+    ASSERT_NO_FATAL_FAILURE(register_pages(deadline_in(time)));
+    if (registration_->regions().size() < kPages) break;
+    registration_.reset();
+    ASSERT_NO_FATAL_FAILURE(thaw());
+  }
   EXPECT_EQ(registration_->regions().size() + registration_->staged().pages(), kPages);
   expect_content();
   release_and_thaw();
