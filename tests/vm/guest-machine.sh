@@ -16,12 +16,13 @@ write_command() {
 }
 
 start_machine() { # KERNEL MEMORY CPUS
-  local -a shares=()
+  local -a shares=() clock=(-accel 'tcg,thread=multi')
+  [[ -z $GUEST_COUNTED ]] || clock=(-accel 'tcg,thread=single' -icount 'shift=0,sleep=off')
   if [[ -d /share ]]; then
     shares=(-fsdev "local,id=share,path=/share,security_model=none"
       -device "virtio-9p-pci,fsdev=share,mount_tag=share")
   fi
-  qemu-system-x86_64 -accel tcg,thread=multi -cpu max -M pc -smp "$3" -m "$2" -nodefaults \
+  qemu-system-x86_64 "${clock[@]}" -cpu max -M pc -smp "$3" -m "$2" -nodefaults \
     -display none -no-reboot -kernel "/kernels/$1/boot/vmlinuz" -initrd /tmp/initramfs \
     -append "console=ttyS0 panic=-1 mitigations=off net.ifnames=0 quiet gestalt.root=9p:root gestalt.init=/src/tests/vm/guest-init gestalt.kernel=$1 ${GUEST_APPEND:-}" \
     -chardev file,id=console,path=/guest/console -serial chardev:console \
