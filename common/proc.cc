@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 
+#include <algorithm>
 #include <charconv>
 #include <memory>
 #include <sstream>
@@ -53,23 +54,26 @@ Result<ProcessStat> parse_stat(const std::string& text) {
   return out;
 }
 
+// A name holds no newline: the kernel writes "\\n" for one.
+std::string_view status_field(std::string_view text, std::string_view name) {
+  while (!text.empty()) {
+    auto line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(line.size() + 1, text.size()));
+    if (line.size() <= name.size() || line[name.size()] != ':' || !line.starts_with(name)) continue;
+    line.remove_prefix(name.size() + 1);
+    line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
+    return line.substr(0, line.find_last_not_of(" \t") + 1);
+  }
+  return {};
+}
+
 Result<ProcessIds> parse_status(const std::string& text) {
   ProcessIds out;
-  std::istringstream lines(text);
-  std::string line;
-  bool has_uid = false;
-  while (std::getline(lines, line)) {
-    std::istringstream fields(line);
-    std::string key;
-    fields >> key;
-    if (key == "Uid:") {
-      fields >> out.real_uid >> out.effective_uid >> out.saved_uid;
-      has_uid = static_cast<bool>(fields);
-    } else if (key == "NSpid:") {
-      for (pid_t pid = 0; fields >> pid;) out.namespace_pids.push_back(pid);
-    }
-  }
-  if (!has_uid) return fail(ErrorCode::kProtocol, "a status file without Uid");
+  std::istringstream uids{std::string(status_field(text, "Uid"))};
+  if (!(uids >> out.real_uid >> out.effective_uid >> out.saved_uid))
+    return fail(ErrorCode::kProtocol, "a status file without Uid");
+  std::istringstream pids{std::string(status_field(text, "NSpid"))};
+  for (pid_t pid = 0; pids >> pid;) out.namespace_pids.push_back(pid);
   return out;
 }
 

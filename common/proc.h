@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/result.h"
@@ -42,6 +43,9 @@ struct ProcessIds {
 [[nodiscard]] Result<ProcessStat> read_stat(const std::string& proc, pid_t pid);
 [[nodiscard]] Result<ProcessIds> read_ids(const std::string& proc, pid_t pid);
 [[nodiscard]] Result<std::vector<pid_t>> list_pids(const std::string& proc);
+// What /proc/PID/status says behind "NAME:", without the blanks; empty if it says nothing. Looks
+// into `text`, which has to stay.
+[[nodiscard]] std::string_view status_field(std::string_view text, std::string_view name);
 // argv joined by spaces, or "[comm]" for a kernel thread or zombie; at most limit_bytes.
 [[nodiscard]] std::string command_line(const std::string& proc, pid_t pid,
                                        std::size_t limit_bytes = 4096);

@@ -54,6 +54,19 @@ TEST(ParseStat, Nonsense) {
     EXPECT_FALSE(parse_stat(text)) << text;
 }
 
+TEST(Proc, StatusFields) {
+  std::string text = "Name:\ta: b\nState:\tS (sleeping)\nNSpid:\t7\t1\nEmpty:\nLast:  9 ";
+  EXPECT_EQ(status_field(text, "Name"), "a: b");
+  EXPECT_EQ(status_field(text, "State"), "S (sleeping)");
+  EXPECT_EQ(status_field(text, "NSpid"), "7\t1");
+  EXPECT_EQ(status_field(text, "Empty"), "");
+  EXPECT_EQ(status_field(text, "Last"), "9");
+  for (const char* name : {"Stat", "tate", "a", "", "NSpid:", "Nothing"})
+    EXPECT_EQ(status_field(text, name), "") << name;
+  EXPECT_EQ(status_field("", "Name"), "");
+  EXPECT_EQ(status_field("Name", "Name"), "");
+}
+
 TEST(ParseStatus, Fields) {
   auto ids = parse_status("Name:\tUid:\nUid:\t1\t2\t3\t4\nGid:\t5\nNSpid:\t100\t20\t1\nX:\t1\n");
   ASSERT_TRUE(ids);

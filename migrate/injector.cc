@@ -16,7 +16,7 @@
 #include <csignal>
 #include <cstring>
 #include <optional>
-#include <sstream>
+#include <string_view>
 
 #include "common/proc.h"
 #include "migrate/memory_map.h"
@@ -46,6 +46,7 @@ int run_work(void* argument) {
 }
 
 struct ThreadStatus {
+  pid_t thread = 0;
   char state = '?';
   pid_t tracer = 0;
   bool has_seccomp_filter = false;
@@ -56,29 +57,27 @@ struct ThreadStatus {
 Result<ThreadStatus> read_thread_status(pid_t pid, pid_t thread) {
   auto text = read_file(std::format("/proc/{}/task/{}/status", pid, thread));
   if (!text) return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
-  ThreadStatus out;
-  std::istringstream lines(*text);
-  auto signals = [&lines] {
-    std::uint64_t mask = 0;
-    lines >> std::hex >> mask >> std::dec;
-    return mask;
+  auto number = [&](std::string_view name, int base) {
+    auto field = status_field(*text, name);
+    std::uint64_t value = 0;
+    (void)std::from_chars(field.data(), field.data() + field.size(), value, base);
+    return value;
   };
-  for (std::string key; lines >> key; lines.ignore(1 << 20, '\n')) {
-    if (key == "State:") lines >> out.state;
-    if (key == "TracerPid:") lines >> out.tracer;
-    if (key == "SigPnd:" || key == "ShdPnd:") out.pending |= signals();
-    if (key == "SigBlk:") out.blocked = signals();
-    int mode = 0;
-    if (key == "Seccomp:" && lines >> mode) out.has_seccomp_filter = mode != 0;
-  }
+  ThreadStatus out;
+  out.thread = thread;
+  if (auto state = status_field(*text, "State"); !state.empty()) out.state = state[0];
+  out.tracer = static_cast<pid_t>(number("TracerPid", 10));
+  out.pending = number("SigPnd", 16) | number("ShdPnd", 16);
+  out.blocked = number("SigBlk", 16);
+  out.has_seccomp_filter = number("Seccomp", 10) != 0;
   return out;
 }
 
 // Those first that will stop at once. A job-control stop (T) is as good as sleep.
-Result<std::vector<pid_t>> threads_to_try(pid_t pid) {
+Result<std::vector<ThreadStatus>> threads_to_try(pid_t pid) {
   auto threads = list_pids(std::format("/proc/{}/task", pid));
   if (!threads) return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
-  std::vector<std::pair<int, pid_t>> ranked;
+  std::vector<ThreadStatus> ranked;
   for (pid_t thread : *threads) {
     auto status = read_thread_status(pid, thread);
     if (!status) continue;
@@ -87,14 +86,13 @@ Result<std::vector<pid_t>> threads_to_try(pid_t pid) {
                   std::format("process {} is being traced by process {}", pid, status->tracer),
                   "detach the debugger");
     if (status->state == 'Z' || status->state == 'X') continue;
-    ranked.emplace_back(status->state == 'D' ? 1 : 0, thread);
+    ranked.push_back(*status);
   }
   if (ranked.empty()) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
-  std::ranges::sort(ranked);
-  std::vector<pid_t> out;
-  for (auto [rank, thread] : ranked) out.push_back(thread);
-  if (out.size() > 3) out.resize(3);
-  return out;
+  std::ranges::sort(
+      ranked, {}, [](const auto& status) { return std::pair(status.state == 'D', status.thread); });
+  if (ranked.size() > 3) ranked.resize(3);
+  return ranked;
 }
 
 std::optional<std::uint64_t> find_syscall_in(pid_t pid, const MemoryArea& area) {
@@ -222,8 +220,8 @@ Result<Injector> Injector::attach(pid_t pid) {
   GESTALT_ASSIGN(auto threads, threads_to_try(pid));
   GESTALT_ASSIGN(auto instruction, find_syscall(pid));
   Error why;
-  for (pid_t thread : threads) {
-    auto injector = attach_thread(pid, thread);
+  for (const auto& status : threads) {
+    auto injector = attach_thread(pid, status.thread, status.has_seccomp_filter);
     if (injector) {
       injector->instruction_ = instruction;
       return injector;
@@ -236,16 +234,16 @@ Result<Injector> Injector::attach(pid_t pid) {
 
 Result<Injector> Injector::attach_main(pid_t pid) {
   GESTALT_ASSIGN(auto instruction, find_syscall(pid));
-  GESTALT_ASSIGN(auto injector, attach_thread(pid, pid));
+  GESTALT_ASSIGN(auto status, read_thread_status(pid, pid));
+  GESTALT_ASSIGN(auto injector, attach_thread(pid, pid, status.has_seccomp_filter));
   injector.instruction_ = instruction;
   return injector;
 }
 
-Result<Injector> Injector::attach_thread(pid_t pid, pid_t thread) {
-  GESTALT_ASSIGN(auto status, read_thread_status(pid, thread));
+Result<Injector> Injector::attach_thread(pid_t pid, pid_t thread, bool has_seccomp_filter) {
   Injector injector(pid, thread);
   injector.options_ = PTRACE_O_TRACESYSGOOD;
-  if (status.has_seccomp_filter) injector.options_ |= PTRACE_O_SUSPEND_SECCOMP;
+  if (has_seccomp_filter) injector.options_ |= PTRACE_O_SUSPEND_SECCOMP;
   if (::ptrace(PTRACE_SEIZE, thread, nullptr, injector.options_) != 0) {
     if (errno == ESRCH) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
     return fail(ErrorCode::kBlocked, std::format("process {} cannot be traced", pid));
@@ -261,6 +259,7 @@ Result<int> Injector::wait_stop(Deadline deadline, const std::function<void()>& 
   sigset_t child;
   sigemptyset(&child);
   sigaddset(&child, SIGCHLD);
+  timespec moment{0, 500'000};
   while (true) {
     int status = 0;
     pid_t got = ::waitpid(thread_, &status, __WALL | WNOHANG);
@@ -271,9 +270,10 @@ Result<int> Injector::wait_stop(Deadline deadline, const std::function<void()>& 
     }
     if (Clock::now() >= deadline) return fail(ErrorCode::kTimeout, "no stop");
     if (meanwhile) meanwhile();
-    // It comes with each stop, unless this process ignores it.
-    timespec moment{0, 500'000};
+    // It comes with each stop, unless this process ignores it: what takes long is looked after
+    // less and less often.
     (void)::sigtimedwait(&child, nullptr, &moment);
+    if (!meanwhile) moment.tv_nsec = std::min(moment.tv_nsec * 2, 16'000'000L);
   }
 }
 

@@ -69,7 +69,8 @@ class Injector {
 
  private:
   explicit Injector(pid_t pid, pid_t thread) : pid_(pid), thread_(thread) {}
-  [[nodiscard]] static Result<Injector> attach_thread(pid_t pid, pid_t thread);
+  [[nodiscard]] static Result<Injector> attach_thread(pid_t pid, pid_t thread,
+                                                      bool has_seccomp_filter);
   [[nodiscard]] Result<Injector> clone(std::uint64_t flags, const user_regs_struct& registers);
   [[nodiscard]] Result<std::int64_t> call_from(const user_regs_struct& registers, long number,
                                                const Arguments& arguments);

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <sstream>
 
 #include "common/proc.h"
 
@@ -25,17 +24,11 @@ constexpr int kReapTries = 100;
 Result<void> refuse_unsuitable(pid_t pid) {
   auto text = read_file(std::format("/proc/{}/status", pid));
   if (!text) return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
-  std::istringstream lines(*text);
-  for (std::string line; std::getline(lines, line);) {
-    // The kernel would map one for each clone, into the process's memory.
-    if (line.starts_with("x86_Thread_features:") && line.find("shstk") != std::string::npos)
-      return fail(ErrorCode::kBlocked, std::format("process {} has a shadow stack", pid));
-    if (!line.starts_with("NSpid:")) continue;
-    std::istringstream words(line.substr(6));
-    pid_t ours = 0;
-    if (words >> ours && words >> ours)
-      return fail(ErrorCode::kBlocked, std::format("process {} is in another pid namespace", pid));
-  }
+  // The kernel would map one for each clone, into the process's memory.
+  if (status_field(*text, "x86_Thread_features").contains("shstk"))
+    return fail(ErrorCode::kBlocked, std::format("process {} has a shadow stack", pid));
+  if (status_field(*text, "NSpid").contains('\t'))
+    return fail(ErrorCode::kBlocked, std::format("process {} is in another pid namespace", pid));
   return {};
 }
 
