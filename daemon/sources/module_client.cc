@@ -188,19 +188,31 @@ Result<gestalt_slice> ModuleClient::slice() {
   return ask<gestalt_slice>(GESTALT_CMD_SLICE_GET, GESTALT_A_SLICE, nullptr);
 }
 
-// ------------------------------------------------------------------- watching
+// ------------------------------------------------------------------ listening
 
-Result<ModuleWatch> ModuleWatch::open() {
+Result<NetlinkGroup> join_netlink_group(const char* family, const char* group) {
   GESTALT_ASSIGN(auto socket, open_socket());
-  int group = ::genl_ctrl_resolve_grp(socket.get(), "nlctrl", "notify");
-  if (group < 0 || ::nl_socket_add_membership(socket.get(), group) < 0)
-    return fail(ErrorCode::kSystem, "cannot watch for the module gestalt");
-  ::nl_socket_disable_seq_check(socket.get());
-  (void)::nl_socket_set_nonblocking(socket.get());
-  return ModuleWatch(std::move(socket));
+  int type = ::genl_ctrl_resolve(socket.get(), family);
+  int number = ::genl_ctrl_resolve_grp(socket.get(), family, group);
+  if (type < 0 || number < 0)
+    return fail(ErrorCode::kUnavailable,
+                std::format("the kernel has no netlink group {} {}: {}", family, group,
+                            ::nl_geterror(std::min(type, number))));
+  if (int error = ::nl_socket_add_membership(socket.get(), number); error < 0)
+    return fail(ErrorCode::kSystem, std::format("join the netlink group {} {}: {}", family, group,
+                                                ::nl_geterror(error)));
+  return NetlinkGroup{.socket = std::move(socket), .family = type};
 }
 
-int ModuleWatch::descriptor() const { return ::nl_socket_get_fd(socket_.get()); }
+int netlink_descriptor(const nl_sock& socket) { return ::nl_socket_get_fd(&socket); }
+
+Result<ModuleWatch> ModuleWatch::open() {
+  auto group = join_netlink_group("nlctrl", "notify");
+  if (!group) return std::unexpected(std::move(group).error().in("watch for the module gestalt"));
+  return ModuleWatch(std::move(group->socket));
+}
+
+int ModuleWatch::descriptor() const { return netlink_descriptor(*socket_); }
 
 // What is said does not matter: whoever wants to know asks.
 bool ModuleWatch::take() {

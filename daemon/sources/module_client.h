@@ -22,6 +22,15 @@ struct CloseNetlink {
 };
 using NetlinkSocket = std::unique_ptr<nl_sock, CloseNetlink>;
 
+// A socket that hears a generic netlink family's multicast group.
+struct NetlinkGroup {
+  NetlinkSocket socket;
+  int family = 0;  // the type of its messages
+};
+// kUnavailable: there is no such family, or no such group.
+[[nodiscard]] Result<NetlinkGroup> join_netlink_group(const char* family, const char* group);
+[[nodiscard]] int netlink_descriptor(const nl_sock& socket);
+
 // Not thread-safe. Every call ends within kTimeout. kUnavailable: the module has gone.
 class ModuleClient {
  public:

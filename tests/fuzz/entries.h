@@ -21,6 +21,7 @@ struct Entry {
 };
 
 [[nodiscard]] std::span<const Entry> frame_entries();
+[[nodiscard]] std::span<const Entry> kernel_entries();
 [[nodiscard]] std::span<const Entry> page_entries();
 [[nodiscard]] std::span<const Entry> stdio_entries();
 [[nodiscard]] std::span<const Entry> text_entries();
