@@ -116,6 +116,9 @@ const std::array kKeys{
     Key{"view", "hidepid", GESTALT_FIELD(Count, view.hidepid), 0, 2,
         "What a user sees of other users' processes in a session, as procfs has it: 0 all that\n"
         "is public, 1 only that they exist, 2 nothing."},
+    Key{"view", "interval_seconds", GESTALT_FIELD(Number, view.interval_seconds), 0.1, 60,
+        "How often sessions are told of other nodes' processes and load, if those do nothing\n"
+        "that a node notices by itself. The leader's value counts."},
     Key{"paths", "join_token", GESTALT_FIELD(Text, paths.join_token), 1, 4095,
         "The join token, with which a node obtains its certificate."},
     Key{"paths", "state_directory", GESTALT_FIELD(Text, paths.state_directory), 1, 4095,

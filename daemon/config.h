@@ -52,6 +52,7 @@ struct MigrationConfig {
 
 struct ViewConfig {
   std::uint32_t hidepid = 0;
+  double interval_seconds = 1.0;
 };
 
 struct JobsConfig {

@@ -62,14 +62,15 @@ Leader::Leader(asio::io_context& context, const Config& config, ClusterState sta
       placement_(seconds(2 * config.membership.heartbeat_seconds)),
       jobs_(*store_, seconds(config.jobs.reattach_seconds)),
       arbiter_(*store_, config.migration.max_concurrent),
-      view_(context, {.nodes = [this] { return merged_nodes(); },
-                      .send = [this](const std::string& node,
-                                     const wire::Message& message) { send_to(node, message); },
-                      .ask =
-                          [this](std::string node, wire::Message message, Clock::duration timeout) {
-                            return ask(std::move(node), std::move(message), timeout);
-                          },
-                      .deputies = [this] { return jobs_.deputies(); }}) {}
+      view_(context, config.view.interval_seconds,
+            {.nodes = [this] { return merged_nodes(); },
+             .send = [this](const std::string& node,
+                            const wire::Message& message) { send_to(node, message); },
+             .ask =
+                 [this](std::string node, wire::Message message, Clock::duration timeout) {
+                   return ask(std::move(node), std::move(message), timeout);
+                 },
+             .deputies = [this] { return jobs_.deputies(); }}) {}
 
 Result<void> Leader::restore() {
   auto now = Clock::now();

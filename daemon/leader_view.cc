@@ -7,7 +7,6 @@
 namespace gestalt {
 namespace {
 
-constexpr double kIntervalSeconds = 1;
 constexpr auto kFetchTimeout = std::chrono::seconds(2);
 constexpr auto kHelloTimeout = std::chrono::seconds(5);
 // A view that has more before it is waited for; the nodes' messages are not acknowledged
@@ -18,8 +17,11 @@ constexpr auto kKeepsUpPoll = std::chrono::milliseconds(10);
 
 }  // namespace
 
-LeaderView::LeaderView(asio::io_context& context, Hooks hooks)
-    : context_(context), hooks_(std::move(hooks)), ghosts_(context, hooks_.ask, hooks_.deputies) {}
+LeaderView::LeaderView(asio::io_context& context, double interval_seconds, Hooks hooks)
+    : context_(context),
+      interval_seconds_(interval_seconds),
+      hooks_(std::move(hooks)),
+      ghosts_(context, hooks_.ask, hooks_.deputies) {}
 
 Result<void> LeaderView::listen(const std::string& socket_path) {
   GESTALT_ASSIGN(auto fd, listen_unix(socket_path, 0600));
@@ -98,7 +100,7 @@ void LeaderView::subscribe(const std::string& node) {
   auto nodes = hooks_.nodes();
   if (nodes.empty() || nodes.front().name() == node) return;
   wire::Message message;
-  message.mutable_view_subscribe()->set_interval_seconds(kIntervalSeconds);
+  message.mutable_view_subscribe()->set_interval_seconds(interval_seconds_);
   hooks_.send(node, message);
 }
 

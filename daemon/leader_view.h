@@ -21,7 +21,8 @@ class LeaderView {
         ask;
     std::function<std::set<std::uint32_t>()> deputies;  // pids that are taken on the leader
   };
-  LeaderView(asio::io_context& context, Hooks hooks);
+  // The interval is what nodes are told to keep, as long as there is a view.
+  LeaderView(asio::io_context& context, double interval_seconds, Hooks hooks);
 
   [[nodiscard]] Result<void> listen(const std::string& socket_path);
   void close();
@@ -47,6 +48,7 @@ class LeaderView {
   void broadcast(const wire::Message& message);
 
   asio::io_context& context_;
+  double interval_seconds_;
   Hooks hooks_;
   std::unique_ptr<LocalServer> server_;
   std::list<std::shared_ptr<Connection>> views_;
