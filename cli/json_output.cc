@@ -73,6 +73,8 @@ boost::json::object node_object(const wire::NodeInfo& node) {
       {"criu", to_utf8(node.criu())},
       {"task_source", to_utf8(node.task_source())},
       {"task_source_reason", to_utf8(node.task_source_reason())},
+      {"task_events", to_utf8(node.task_events())},
+      {"task_events_reason", to_utf8(node.task_events_reason())},
       {"certificate_sha256", to_utf8(node.certificate_sha256())},
   };
 }

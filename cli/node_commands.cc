@@ -68,6 +68,7 @@ std::string node_sheet(const wire::NodeInfo& node) {
   out += line("kernel", node.kernel());
   out += line("criu", node.criu());
   out += line("task source", std::format("{} ({})", node.task_source(), node.task_source_reason()));
+  out += line("task events", std::format("{} ({})", node.task_events(), node.task_events_reason()));
   out += line("certificate", node.certificate_sha256());
   return out;
 }

@@ -127,7 +127,7 @@ TEST(Json, NodeAndMigrationKeys) {
   for (const char* key :
        {"name", "state", "role", "address", "cpus", "load", "memory_total_bytes",
         "memory_available_bytes", "tasks", "jobs", "pid_first", "pid_last", "heartbeat_age_seconds",
-        "version", "kernel", "criu", "task_source", "certificate_sha256"})
+        "version", "kernel", "criu", "task_source", "task_events", "certificate_sha256"})
     EXPECT_TRUE(node.contains(key)) << key;
   auto migration = migration_object({});
   for (const char* key : {"migration_id",

@@ -469,6 +469,8 @@ wire::Heartbeat Agent::heartbeat() {
   load.set_jobs(jobs_.running());
   load.set_task_source(sources_.name());
   load.set_task_source_reason(sources_.reason());
+  load.set_task_events(sources_.events().name());
+  load.set_task_events_reason(sources_.events().reason());
   write_load_file(load);
   return load;
 }

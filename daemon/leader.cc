@@ -211,6 +211,8 @@ wire::NodeInfo Leader::node_info(const Member& member, Clock::time_point now) {
   out.set_criu(facts.hello.criu());
   out.set_task_source(facts.task_source);
   out.set_task_source_reason(facts.task_source_reason);
+  out.set_task_events(facts.task_events);
+  out.set_task_events_reason(facts.task_events_reason);
   out.set_joined_unix_seconds(facts.record.joined_unix_seconds);
   out.set_certificate_sha256(facts.record.certificate_sha256);
   return out;

@@ -65,6 +65,8 @@ class Leader {
     wire::AgentHello hello;  // its jobs and migrations left out
     std::string task_source = {};
     std::string task_source_reason = {};
+    std::string task_events = {};
+    std::string task_events_reason = {};
   };
   struct Client {
     std::shared_ptr<Connection> connection;

@@ -229,6 +229,8 @@ void Leader::on_heartbeat(const std::string& node, ConnectionId id,
   auto& facts = facts_[node];
   facts.task_source = heartbeat.task_source();
   facts.task_source_reason = heartbeat.task_source_reason();
+  facts.task_events = heartbeat.task_events();
+  facts.task_events_reason = heartbeat.task_events_reason();
   const Member* member = membership_.find(node);
   auto session = agents_.find(node);
   if (session == agents_.end()) return;

@@ -8,7 +8,7 @@
 namespace gestalt {
 
 TaskSources::TaskSources(asio::io_context& context, TaskSourceChoice choice)
-    : choice_(choice), announcements_(context) {}
+    : choice_(choice), events_(context), announcements_(context) {}
 
 void TaskSources::start() {
   if (choice_ == TaskSourceChoice::kProc) {
@@ -31,6 +31,7 @@ void TaskSources::start() {
 void TaskSources::stop() {
   boost::system::error_code ignored;
   announcements_.close(ignored);
+  events_.stop();
 }
 
 Awaitable<> TaskSources::watch(TaskSources* self) {
@@ -49,6 +50,7 @@ void TaskSources::choose() {
   bool had_one = module_ != nullptr;
   module_ = std::make_unique<ModuleTaskSource>(std::move(*client));
   reason_ = "the module gestalt is loaded";
+  events_.choose(true, reason_);
   if (!had_one) log::info("tasks and load by the kernel module");
 }
 
@@ -57,6 +59,7 @@ void TaskSources::use_proc(std::string reason) {
     log::info("tasks and load by /proc", log::field("reason", reason));
   module_.reset();
   reason_ = std::move(reason);
+  events_.choose(false, reason_);
 }
 
 const TaskSource& TaskSources::current() const {

@@ -7,6 +7,7 @@
 #include "daemon/asio.h"
 #include "daemon/sources/module_client.h"
 #include "daemon/sources/proc_task_source.h"
+#include "daemon/sources/task_event_sources.h"
 
 namespace gestalt {
 
@@ -24,6 +25,7 @@ class TaskSources {
   [[nodiscard]] const char* name() const { return current().name(); }
   // Why it is not the other one.
   [[nodiscard]] const std::string& reason() const { return reason_; }
+  [[nodiscard]] TaskEventSources& events() { return events_; }
 
   [[nodiscard]] Result<std::vector<TaskRecord>> list(const ClusterPids& where);
   [[nodiscard]] Result<std::vector<TaskGlimpse>> glimpse(const ClusterPids& where);
@@ -43,6 +45,7 @@ class TaskSources {
   ProcTaskSource proc_;
   std::unique_ptr<TaskSource> module_;
   std::string reason_;
+  TaskEventSources events_;
   std::optional<ModuleWatch> watch_;
   asio::posix::stream_descriptor announcements_;
 };
