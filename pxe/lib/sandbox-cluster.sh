@@ -54,6 +54,7 @@ leader_address = "$(address_of 0)"
 network = "10.77.0.128/25"
 END
   ! is_vm || vm_config >>"$root/etc/gestalt/gestalt.toml"
+  [[ ! -e $state/config ]] || cat "$state/config" >>"$root/etc/gestalt/gestalt.toml"
 }
 
 holder_inside() {
@@ -102,7 +103,7 @@ layer_paths() { # base|dev
 }
 
 write_state() {
-  local nodes=$1 cpus=$2 daemon=$3 layers=$4 kernel=$5 i
+  local nodes=$1 cpus=$2 daemon=$3 layers=$4 kernel=$5 config=$6 i
   mkdir -p "$state"/{nodes,logs,mnt}
   for ((i = 0; i < nodes; i++)); do
     mkdir "$state/nodes/$(node_name "$i")"
@@ -113,6 +114,7 @@ write_state() {
   [[ -z $cpus ]] || printf '%s\n' "$cpus" >"$state/cpus"
   [[ -z $kernel ]] || printf '%s\n' "$kernel" >"$state/kernel"
   ((daemon == 0)) || : >"$state/daemons"
+  [[ -z $config ]] || { echo && cat "$config"; } >"$state/config"
 }
 
 # Nodes boot side by side; a failing one fails the whole.
@@ -149,7 +151,7 @@ up_failed() {
 }
 
 cluster_up() {
-  local nodes=$1 cpus=$2 daemon=$3 layers=$4 timeout=$5 kernel=$6
+  local nodes=$1 cpus=$2 daemon=$3 layers=$4 timeout=$5 kernel=$6 config=$7
   layers=$(layer_paths "$layers")
   ((daemon == 0)) || [[ -x $(install_layer)/usr/bin/gestalt ]] ||
     die "nothing is installed at $(install_layer); run make build first (or use --no-daemon)"
@@ -162,7 +164,7 @@ cluster_up() {
   lock_dir "$states" 8
   raise_pid_max
   exec 8<&-
-  write_state "$nodes" "$cpus" "$daemon" "$layers" "$kernel"
+  write_state "$nodes" "$cpus" "$daemon" "$layers" "$kernel" "$config"
   start_holder
   start_nodes
   : >"$state/complete"
