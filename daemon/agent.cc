@@ -76,6 +76,10 @@ Agent::Agent(asio::io_context& context, const Config& config, std::string criu_v
             {.where = [this] { return init_.where(); },
              .glimpse = [this](const ClusterPids& where) { return sources_.glimpse(where); },
              .hidden = [this] { return jobs_.not_shown(); },
+             .listen =
+                 [this](TaskEventSources::OnNews on_news) {
+                   sources_.events().listen(std::move(on_news));
+                 },
              .ask_leader =
                  [this](wire::Message message, Clock::duration timeout) {
                    return link_.request(std::move(message), timeout);

@@ -16,25 +16,44 @@ constexpr auto kToldTimeout = std::chrono::seconds(5);
 }  // namespace
 
 AgentView::AgentView(asio::io_context& context, Hooks hooks)
-    : context_(context), hooks_(std::move(hooks)) {}
+    : context_(context), hooks_(std::move(hooks)), next_round_(context) {}
 
 void AgentView::subscribe(double interval_seconds) {
   ++subscription_;
-  if (!(interval_seconds > 0)) return;
+  next_round_.cancel();
+  if (!(interval_seconds > 0)) return hooks_.listen(nullptr);
   scanner_.forget();
-  interval_ = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(
-      std::clamp(interval_seconds, kShortestSeconds, kLongestSeconds)));
+  pacer_ = RoundPacer(std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(
+      std::clamp(interval_seconds, kShortestSeconds, kLongestSeconds))));
+  hooks_.listen([this](const TaskNews& news) { on_news(news); });
   asio::co_spawn(context_, run(this, subscription_), asio::detached);
 }
 
 Awaitable<> AgentView::run(AgentView* self, std::uint64_t subscription) {
   log::info("the single view watches this node");
-  auto next = Clock::now();
-  while (co_await self->round(subscription)) {
-    // The period counts from start to start; a round that took longer is followed at once.
-    next = std::max(next + self->interval_, Clock::now());
-    co_await sleep_for(next - Clock::now());
+  while (subscription == self->subscription_) {
+    self->pacer_.begin(Clock::now());
+    if (!co_await self->round(subscription)) {
+      // Without a leader to tell nobody needs events.
+      if (subscription == self->subscription_) self->hooks_.listen(nullptr);
+      co_return;
+    }
+    self->pacer_.end(Clock::now());
+    // Again after each piece of news: it may bring the next round forward.
+    while (subscription == self->subscription_ && Clock::now() < self->pacer_.next()) {
+      self->next_round_.expires_at(self->pacer_.next());
+      (void)co_await self->next_round_.async_wait(kAsResult);
+    }
   }
+}
+
+void AgentView::on_news(const TaskNews& news) {
+  auto where = hooks_.where();
+  if (where.proc.empty()) return;
+  // One that cannot be told any more: rather a round too many.
+  auto cluster = pid_namespace_of("/proc", where.init_pid).value_or(PidNamespace{});
+  if (!concerns(news, cluster) || !pacer_.note(Clock::now())) return;
+  next_round_.cancel();
 }
 
 // One message is on the way at a time: a slow leader, or a slow view, is told less often.

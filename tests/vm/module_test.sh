@@ -1,18 +1,22 @@
 #!/bin/bash
-# The kernel module under gestaltd and gestalt-init, on a kernel of Debian's.
+# The kernel module, and the kernel's proc connector, under gestaltd and gestalt-init, on a kernel
+# of Debian's.
 # shellcheck source=tests/cluster/lib.sh
 . "$(dirname "$0")/../cluster/lib.sh"
 # shellcheck source=tests/cluster/jobs.sh
 . "$(dirname "$0")/../cluster/jobs.sh"
+# shellcheck source=tests/cluster/view.sh
+. "$(dirname "$0")/../cluster/view.sh"
 
 readonly module=/usr/lib/gestalt/gestalt.ko
 
-source_of() {
+node_says() { # NODE KEY
   on leader sh -c 'timeout 20 gestalt node list --json |
-    jq -r --arg name "$1" ".[] | select(.name == \$name) | .task_source"' sh "$1"
+    jq -r --arg name "$1" --arg key "$2" ".[] | select(.name == \$name) | .[\$key]"' sh "$1" "$2"
 }
 
-source_is() { [[ $(source_of "$1") == "$2" ]]; }
+source_is() { [[ $(node_says "$1" task_source) == "$2" ]]; }
+events_are() { [[ $(node_says "$1" task_events) == "$2" ]]; }
 
 end_of_case=$(declare -f after_each)
 eval "heal_and_${end_of_case}"
@@ -28,14 +32,17 @@ test_changes_over_as_the_module_comes_and_goes() {
   wait_until 20 source_is node1 proc
   before=$(on leader timeout 30 gestalt node show node1)
   assert_contains "$before" "proc (the module gestalt is not loaded)"
+  assert_contains "$before" "connector (the module gestalt is not loaded)"
   start_victim mover node1 memory
   on node1 insmod "$module"
   wait_until 20 source_is node1 kmod
+  wait_until 20 events_are node1 kmod
   source_is leader proc || fail "the leader has no module"
   loaded=$(node_of "$pid")
   assert_eq "$loaded" node1 "where the module's node has $pid"
   on node1 rmmod gestalt
   wait_until 20 source_is node1 proc
+  wait_until 20 events_are node1 connector
   assert_eq "$(node_of "$pid")" node1 "where $pid is, by /proc again"
   keeps_working mover
   on leader timeout 30 gestalt kill "$pid"
@@ -100,7 +107,31 @@ test_a_module_that_goes_under_load() {
   assert_eq "$(on node1 sh -c 'dmesg | grep -cE "WARNING|BUG:|Oops" || true')" 0 "warnings of the kernel"
 }
 
+# Not by a regular round: the next is a minute away.
+sees_what_begins_and_ends() { # NAME
+  start_victim "$1" node1 memory
+  wait_until 10 session_sees "$pid"
+  on leader timeout 30 gestalt kill "$pid"
+  wait_until 10 session_misses "$pid"
+}
+
+test_events_bring_rounds_of_the_view_forward() {
+  open_session
+  in_session true
+  wait_until 20 events_are node1 connector
+  sees_what_begins_and_ends by_connector
+  on node1 insmod "$module"
+  wait_until 20 events_are node1 kmod
+  sees_what_begins_and_ends by_module
+  on node1 rmmod gestalt
+  wait_until 20 events_are node1 connector
+  sees_what_begins_and_ends by_connector_again
+  expect_not_hung
+}
+
 [[ -n ${GESTALT_TEST_VM:-} ]] || skip_all "needs virtual machines: GESTALT_TEST_VM=trixie $0"
-cluster_up 2
+# Rounds of the single view come a minute apart, but for what events bring forward.
+printf '[view]\ninterval_seconds = 60\n' >"$scratch/config"
+cluster_up 2 --config "$scratch/config"
 on leader test -e "$module" || fail "the module is not built; make test-vm builds it"
 run_tests "$@"
