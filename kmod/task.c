@@ -5,6 +5,7 @@
 #include <linux/cred.h>
 #include <linux/mm.h>
 #include <linux/pid_namespace.h>
+#include <linux/rculist.h>
 #include <linux/sched/cputime.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -36,7 +37,11 @@ void gestalt_process_times(struct task_struct *task, struct gestalt_times *times
 		times->stime_ns = signal->stime;
 		times->minflt = signal->min_flt;
 		times->majflt = signal->maj_flt;
-		for_each_thread(task, thread) {
+		/*
+		 * As for_each_thread(). Where the kernel proves its RCU lists right, that one
+		 * looks at tasklist_lock, too, which is not exported.
+		 */
+		list_for_each_entry_rcu(thread, &signal->thread_head, thread_node) {
 			task_cputime_adjusted(thread, &utime, &stime);
 			times->utime_ns += utime;
 			times->stime_ns += stime;
