@@ -36,8 +36,12 @@ static struct kprobe probe = {
 
 int gestalt_slice_probe_init(void)
 {
-	if (last_error)
+	/* Memory may be there the next time. */
+	if (last_error && last_error != -ENOMEM)
 		return last_error;
+	/* It was left here when that failed, and one that has a name, too, is refused. */
+	probe.addr = NULL;
+	probe.flags = 0;
 	last_error = register_kprobe(&probe);
 	if (last_error)
 		pr_warn("no probe on %s (%d): slices are held less exactly\n", probe.symbol_name,
