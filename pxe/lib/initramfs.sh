@@ -2,7 +2,8 @@
 # initramfs.sh: make_initramfs, for nodes and test machines. Sourced; runs in the toolbox,
 # which has busybox, cpio and, with --kernels, the kernels.
 
-# What reaching a root over 9p or NFS takes, besides what these depend on.
+# What reaching a root over 9p or NFS takes, besides what these depend on. A kernel that does not
+# have one of them cannot have such a root; its machine says so.
 readonly initramfs_modules=(virtio_pci virtio_net 9pnet_virtio 9p nfsv4 overlay virtio_console
   virtio_blk virtio_rng)
 
@@ -16,13 +17,14 @@ make_initramfs() {
   cp /usr/bin/busybox "$tree/bin/busybox"
   cp "$(dirname "${BASH_SOURCE[0]}")/initramfs-init" "$tree/init"
   chmod 755 "$tree/init"
+  : >"$tree/modules/order" # of a kernel that needs none
   for module in "${initramfs_modules[@]}"; do
     # Lines of "insmod PATH", dependencies first; "builtin NAME" for what needs none.
     while read -r kind path _; do
       [[ $kind == insmod && -z ${seen[$path]:-} ]] || continue
       seen[$path]=1
       unpack_module "$path" "$tree/modules"
-    done < <(modprobe -d "/kernels/$suite" -S "$release" --show-depends "$module")
+    done < <(modprobe -q -d "/kernels/$suite" -S "$release" --show-depends "$module")
   done
   (cd "$tree" && find . -print0 | cpio --null -o -H newc --quiet | gzip -1) >"$file"
   rm -rf "$tree"
