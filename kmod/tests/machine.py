@@ -13,11 +13,18 @@ import traceback
 NEWPID, NEWUSER, NEWNET, NEWNS = 0x20000000, 0x10000000, 0x40000000, 0x20000
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 NOBODY = 65534
+# How many times as long things may take: a kernel that checks itself is slow.
+PATIENCE = 8 if os.path.exists("/proc/lockdep_stats") else 1
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Skip(Exception):
     pass
+
+
+def few(number, least=1):
+    """How often it is done: less where it takes long."""
+    return max(number // PATIENCE, least)
 
 
 def call(result):
@@ -43,7 +50,7 @@ def read(path):
 
 def eventually(condition, seconds=30):
     """Waits until it is so; the bound is for what never will be."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
@@ -184,7 +191,7 @@ def storm(processes, count, first=0, last=1 << 22, limit=300, **options):
               for _ in range(processes)]
     outside = []
     for shell in shells:
-        text, _ = shell.communicate(timeout=limit)
+        text, _ = shell.communicate(timeout=limit * PATIENCE)
         assert shell.returncode == 0, "a shell failed"
         outside += [int(word) for word in text.split()]
     return outside
@@ -226,9 +233,40 @@ class Module:
         return True
 
 
-def kernel_complaints():
+def kernel_lines(first=None):
+    """What the kernel printed; from the line FIRST on, what a complaint may have."""
     text = subprocess.run(["dmesg"], capture_output=True, check=True).stdout.decode("latin-1")
+    lines = text.splitlines()
+    if first in lines:
+        begin = lines.index(first)
+        return lines[begin:begin + 80]
+    return lines
+
+
+def kernel_complaints():
     words = ("WARNING:", "BUG:", "Oops", "general protection", "self-test ", "INFO: task",
              "rcu: INFO", "UBSAN", "KASAN", "possible recursive", "circular locking",
-             "suspicious RCU", "kmemleak: ", "refcount_t", "use-after-free", "scheduling while")
-    return [line for line in text.splitlines() if any(word in line for word in words)]
+             "suspicious RCU", "kmemleak: ", "refcount_t", "use-after-free", "scheduling while",
+             "inconsistent lock", "non-static key", "ODEBUG:", "ref_tracker:")
+    return [line for line in kernel_lines() if any(word in line for word in words)]
+
+
+KMEMLEAK = "/sys/kernel/debug/kmemleak"
+
+
+def forget_leaks():
+    """What was lost before the module came is not its."""
+    if os.path.exists(KMEMLEAK):
+        write(KMEMLEAK, "scan")
+        write(KMEMLEAK, "clear")
+
+
+def leaks():
+    """Lines about memory that nothing points at."""
+    if not os.path.exists(KMEMLEAK):
+        raise Skip("this kernel does not look for memory that was lost")
+    # It passes over what is younger than five seconds, or has changed since the last time.
+    time.sleep(6)
+    write(KMEMLEAK, "scan")
+    write(KMEMLEAK, "scan")
+    return read(KMEMLEAK).splitlines()

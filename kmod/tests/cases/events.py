@@ -7,7 +7,7 @@ import subprocess
 import threading
 
 from gestalt import EXEC, EXIT, F_LAST, F_THREAD, FORK, RESYNC, Socket
-from machine import NEWPID, inside, storm
+from machine import NEWPID, Skip, few, inside, storm
 
 
 class Listener:
@@ -146,14 +146,14 @@ def accounted(events, overruns, forks):
 def test_storm(_):
     """10,000 forks from four shells at once."""
     with Listener() as listener:
-        assert not storm(4, 2500)
+        assert not storm(4, few(2500))
         events = listener.end()
-    seen, lost = accounted(events, listener.overruns, 10000)
+    seen, lost = accounted(events, listener.overruns, 4 * few(2500))
     print("# %d forks seen, %d events lost, %d overruns" % (seen, lost, listener.overruns))
     dead = {event.pids[0] for event in events if event.type == EXIT}
     born = {event.pids[0] for event in events if event.type == FORK}
     if not lost and not listener.overruns:
-        assert len(born & dead) >= 10000 and seen >= 10000
+        assert len(born & dead) >= 4 * few(2500) and seen >= 4 * few(2500)
 
 
 def test_overflow_is_told(module):
@@ -164,15 +164,18 @@ def test_overflow_is_told(module):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
 
     with Listener() as listener:
-        storm(4, 500, preexec_fn=first)
+        storm(4, few(500), preexec_fn=first)
         subprocess.run(["true"], check=True)
         events = listener.end()
         with Socket() as netlink:
             status = netlink.status()
     lost = sum(event.value for event in events if event.type == RESYNC)
     print("# %d events, %d lost, dropped %d" % (len(events), lost, status.dropped))
+    if not lost and few(2) < 2:
+        module.reload()
+        raise Skip("forks are so slow here that a ring does not fill")
     assert lost and lost == status.dropped, (lost, status.dropped)
-    accounted(events, listener.overruns, 2000)
+    accounted(events, listener.overruns, 4 * few(500))
     # The gap is just where the RESYNC is.
     if not listener.overruns:
         assert sum(b - a - 1 for a, b in gaps(events)) == lost

@@ -8,7 +8,7 @@ import threading
 
 from cases.events import Listener
 from gestalt import FORK, OUTSIDE, Socket
-from machine import NEWPID, inside, storm
+from machine import NEWPID, few, inside, storm
 
 
 def in_slice(first, last, work):
@@ -34,11 +34,13 @@ def in_slice(first, last, work):
 
 def test_usual_slice(_):
     """2^14 pids, 18,000 forks, from eight shells."""
-    assert in_slice(49152, 65535, lambda _: storm(8, 2250, 49152, 65535)) >= 16000
+    first, last = 49152, 49151 + few(16384)
+    assert in_slice(first, last, lambda _: storm(8, few(2250), first, last)) >= few(16000)
 
 
 def test_tiny_slice(_):
-    assert in_slice(10000, 12047, lambda _: storm(8, 1250, 10000, 12047)) >= 9000
+    first, last = 10000, 9999 + few(2048)
+    assert in_slice(first, last, lambda _: storm(8, few(1250), first, last)) >= few(9000)
 
 
 def test_crowded_slice(_):
@@ -49,13 +51,13 @@ def test_crowded_slice(_):
         threads = [threading.Thread(target=gate.wait) for _ in range(900)]
         for thread in threads:
             thread.start()
-        outside = storm(6, 300, 20000, 20999)
+        outside = storm(6, few(300), 20000, 20999)
         gate.set()
         for thread in threads:
             thread.join()
         return outside
 
-    assert in_slice(20000, 20999, work) >= 2500
+    assert in_slice(20000, 20999, work) >= 900 + few(1600)
 
 
 def test_forks_that_fail(_):
@@ -77,10 +79,10 @@ def test_forks_that_fail(_):
 
             failing = subprocess.Popen(
                 ["/usr/bin/python3", "-c", FAILING], preexec_fn=join, stdout=subprocess.PIPE)
-            outside = storm(4, 700, 30000, 30511)
+            outside = storm(4, few(700), 30000, 30511)
             failing.send_signal(signal.SIGTERM)
             text, _ = failing.communicate()
-            assert int(text) > 100, "forks did not fail"
+            assert int(text) > few(100), "forks did not fail"
             print("# %d forks failed" % int(text), flush=True)
             return outside
 
@@ -121,7 +123,7 @@ def test_cursor_written_all_the_time(_):
     def work(_):
         script = "while :; do echo 9999 >/proc/sys/kernel/ns_last_pid; done"
         writer = subprocess.Popen(["/bin/sh", "-c", script])
-        outside = storm(4, 700, 10000, 12047)
+        outside = storm(4, few(700), 10000, 12047)
         writer.kill()
         writer.wait()
         return outside

@@ -10,7 +10,7 @@ import threading
 import machine
 from cases.events import Listener
 from gestalt import EXHAUSTED, OUTSIDE, REWOUND, Socket, refused
-from machine import NEWPID, Background, eventually, inside, read, storm, write
+from machine import NEWPID, Background, eventually, few, inside, read, storm, write
 
 
 def fork():
@@ -262,8 +262,9 @@ def test_without_the_probe(module):
             netlink.slice_set(20000, 36383)
             assert netlink.slice_get().exact == 0 and netlink.status().features & 1 == 0
             fork()
-            outside = storm(4, 500, 20000, 36383)
-            print("# without the probe %d of 2000 pids were outside" % len(outside), flush=True)
+            outside = storm(4, few(500), 20000, 36383)
+            print("# without the probe %d of %d pids were outside" % (
+                len(outside), 4 * few(500)), flush=True)
             # The first forks find the cursor where it was.
             assert len(outside) <= 8 and netlink.slice_get().rewound
         return True
