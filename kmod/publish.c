@@ -5,6 +5,7 @@
 #include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/pid.h>
+#include <linux/preempt.h>
 #include <linux/rcupdate.h>
 #include <linux/skbuff.h>
 #include <linux/timekeeping.h>
@@ -57,6 +58,16 @@ static void wake(bool urgent)
 		irq_work_queue(&waker);
 }
 
+/*
+ * Until its breakpoint has been made a jump, the probe on slices runs in what counts
+ * as an NMI: there the usual clock, whose lock such a one may have interrupted, is not
+ * to be asked. The other one may be some nanoseconds off.
+ */
+static u64 now_ns(void)
+{
+	return in_nmi() ? ktime_get_boot_fast_ns() : ktime_get_boottime_ns();
+}
+
 void gestalt_publish(struct gestalt_event *event, struct pid *task, struct pid *process,
 		     struct pid *parent)
 {
@@ -75,7 +86,7 @@ void gestalt_publish(struct gestalt_event *event, struct pid *task, struct pid *
 	ring = this_cpu_ptr(&rings);
 	record = gestalt_ring_reserve(ring, gestalt_record_size(levels));
 	if (record) {
-		event->boottime_ns = ktime_get_boottime_ns();
+		event->boottime_ns = now_ns();
 		record->info = *event;
 		record->levels = levels;
 		record->reserved = 0;
