@@ -40,6 +40,8 @@ struct Apart {
 };
 
 int run_work(void* argument) {
+  // Its own dispositions: a process that ignores SIGCHLD would not hear of stops.
+  (void)std::signal(SIGCHLD, SIG_DFL);
   auto& apart = *static_cast<Apart*>(argument);
   apart.result = (*apart.work)();
   return 0;
@@ -259,7 +261,8 @@ Result<int> Injector::wait_stop(Deadline deadline, const std::function<void()>& 
   sigset_t child;
   sigemptyset(&child);
   sigaddset(&child, SIGCHLD);
-  timespec moment{0, 500'000};
+  constexpr timespec kOften{0, 500'000};
+  constexpr timespec kSeldom{0, 50'000'000};  // only if somebody else had the signal
   while (true) {
     int status = 0;
     pid_t got = ::waitpid(thread_, &status, __WALL | WNOHANG);
@@ -270,10 +273,10 @@ Result<int> Injector::wait_stop(Deadline deadline, const std::function<void()>& 
     }
     if (Clock::now() >= deadline) return fail(ErrorCode::kTimeout, "no stop");
     if (meanwhile) meanwhile();
-    // It comes with each stop, unless this process ignores it: what takes long is looked after
-    // less and less often.
+    auto rest = std::chrono::nanoseconds(deadline - Clock::now()).count();
+    timespec moment = meanwhile ? kOften : kSeldom;
+    moment.tv_nsec = std::clamp(rest, 100'000L, moment.tv_nsec);
     (void)::sigtimedwait(&child, nullptr, &moment);
-    if (!meanwhile) moment.tv_nsec = std::min(moment.tv_nsec * 2, 16'000'000L);
   }
 }
 

@@ -88,30 +88,51 @@ class Planner {
 
   void look_at_block(std::uint64_t at, std::span<const std::uint64_t> entries) {
     auto found = wanted_.blocks().find(at / kBlockBytes);
-    for (std::uint64_t entry : entries) {
-      std::uint64_t bit = at / kPageBytes % kPagesPerBlock;
-      bool is_wanted =
-          found != wanted_.blocks().end() && ((found->second[bit / 64] >> (bit % 64)) & 1) != 0;
-      look_at_page(at, entry, is_wanted);
-      at += kPageBytes;
+    bool any_wanted = found != wanted_.blocks().end();
+    std::uint64_t first = at / kPageBytes % kPagesPerBlock;
+    auto is_good = [&](std::size_t i) {  // wanted, and safe
+      std::uint64_t bit = first + i;
+      return is_safe(entries[i]) && any_wanted &&
+             ((found->second[bit / 64] >> (bit % 64)) & 1) != 0;
+    };
+    for (std::size_t i = 0; i < entries.size();) {
+      std::size_t good = i;
+      while (good < entries.size() && is_good(good)) ++good;
+      if (good > i) take(at + i * kPageBytes, good - i);
+      i = good;
+      if (i == entries.size()) break;
+      if (!is_safe(entries[i])) {
+        close();
+        std::uint64_t bit = first + i;
+        if (any_wanted && ((found->second[bit / 64] >> (bit % 64)) & 1) != 0)
+          refuse(reason_of(entries[i]), 1);
+      }
+      ++i;
     }
   }
 
-  void look_at_page(std::uint64_t at, std::uint64_t entry, bool is_wanted) {
+  [[nodiscard]] bool is_safe(std::uint64_t entry) const {
     constexpr std::uint64_t kMustBe = kPresent | kExclusive;
-    bool is_safe = (entry & (kMustBe | kFile | unsafe_)) == kMustBe;
-    if (!is_safe) close();
-    if (!is_wanted) return;
-    if (!is_safe) return refuse(reason_of(entry), 1);
-    bool continues = open_.wanted_pages > 0 &&
-                     at - open_.end <= limits_.max_bridged_pages * kPageBytes &&
-                     at + kPageBytes - open_.start <= limits_.max_region_bytes;
-    if (!continues) {
-      close();
-      open_.start = at;
+    return (entry & (kMustBe | kFile | unsafe_)) == kMustBe;
+  }
+
+  // Pages in a row that are wanted and safe: behind those of the open range if it may be so.
+  void take(std::uint64_t at, std::uint64_t pages) {
+    while (pages > 0) {
+      bool continues = open_.wanted_pages > 0 &&
+                       at - open_.end <= limits_.max_bridged_pages * kPageBytes &&
+                       at + kPageBytes - open_.start <= limits_.max_region_bytes;
+      if (!continues) {
+        close();
+        open_.start = at;
+      }
+      std::uint64_t room = std::max(limits_.max_region_bytes, kPageBytes) - (at - open_.start);
+      std::uint64_t count = std::min(pages, room / kPageBytes);
+      open_.end = at + count * kPageBytes;
+      open_.wanted_pages += count;
+      at += count * kPageBytes;
+      pages -= count;
     }
-    open_.end = at + kPageBytes;
-    ++open_.wanted_pages;
   }
 
   [[nodiscard]] static ZeroCopyRefusal reason_of(std::uint64_t entry) {
