@@ -5,6 +5,8 @@
 // migrations) and leader_migrations.cc (what the arbiter wants done).
 #pragma once
 
+#include <set>
+
 #include "common/fd.h"
 #include "common/unix_socket.h"
 #include "daemon/cluster_state_dir.h"
@@ -140,9 +142,10 @@ class Leader {
   void on_job_exited(const std::string& node, std::uint64_t job_id, std::uint32_t wait_status);
   void lose(Job& job, const std::string& node);
   void acknowledge_exit(const std::string& node, std::uint64_t job_id);
-  [[nodiscard]] Awaitable<std::optional<FoundTask>> find_task(std::uint32_t pid);
-  [[nodiscard]] Awaitable<std::optional<FoundTask>> find_task_on(std::vector<std::string> nodes,
-                                                                 std::uint32_t pid);
+  // kNotFound; kUnavailable if a node that may have it did not say.
+  [[nodiscard]] Awaitable<Result<FoundTask>> find_task(std::uint32_t pid);
+  [[nodiscard]] Awaitable<std::optional<FoundTask>> find_task_on(
+      std::vector<std::string> nodes, std::uint32_t pid, std::set<std::string>* silent = nullptr);
   [[nodiscard]] Awaitable<Result<void>> kill_one(uid_t uid, std::uint32_t pid,
                                                  std::uint32_t signal);
 

@@ -384,32 +384,39 @@ Awaitable<Result<wire::TaskListReply>> Leader::list_tasks(uid_t uid, bool prefli
 }
 
 Awaitable<std::optional<Leader::FoundTask>> Leader::find_task_on(std::vector<std::string> nodes,
-                                                                 std::uint32_t pid) {
+                                                                 std::uint32_t pid,
+                                                                 std::set<std::string>* silent) {
   auto gathering = std::make_shared<Gathering>(context_.get_executor());
   std::erase_if(nodes, [this](const std::string& node) { return !agents_.contains(node); });
   gathering->open = nodes.size();
   for (const auto& node : nodes) {
     wire::Message question;
     question.mutable_find_pid_request()->set_pid(pid);
-    agents_[node].connection->request(
-        std::move(question), kNodeTimeout, [gathering, node](Result<wire::Message> answer) {
-          bool found = answer && answer->has_find_pid_reply() && answer->find_pid_reply().found();
-          if (found) gathering->answers[node] = std::move(*answer);
-          if (--gathering->open == 0 || found) gathering->done.set(true);
-        });
+    agents_[node].connection->request(std::move(question), kNodeTimeout,
+                                      [gathering, node](Result<wire::Message> answer) {
+                                        bool answered = answer && answer->has_find_pid_reply();
+                                        bool found = answered && answer->find_pid_reply().found();
+                                        if (answered) gathering->answers[node] = std::move(*answer);
+                                        if (--gathering->open == 0 || found)
+                                          gathering->done.set(true);
+                                      });
   }
   if (!nodes.empty()) (void)co_await gathering->done.wait(kNodeTimeout + std::chrono::seconds(1));
   std::optional<FoundTask> out;
   for (auto& [node, answer] : gathering->answers)
-    out = FoundTask{node, std::move(*answer.mutable_find_pid_reply()->mutable_task())};
+    if (answer.find_pid_reply().found())
+      out = FoundTask{node, std::move(*answer.mutable_find_pid_reply()->mutable_task())};
+  for (const auto& node : nodes)
+    if (silent != nullptr && !gathering->answers.contains(node)) silent->insert(node);
   co_return out;
 }
 
-Awaitable<std::optional<Leader::FoundTask>> Leader::find_task(std::uint32_t pid) {
+Awaitable<Result<Leader::FoundTask>> Leader::find_task(std::uint32_t pid) {
+  std::set<std::string> silent;
   // On the leader there is only its deputy.
   if (const Job* job = jobs_.with_deputy(pid); job != nullptr && job->record.root_pid != 0) {
-    auto away = co_await find_task_on({job->record.node}, pid);
-    if (away) co_return away;
+    auto away = co_await find_task_on({job->record.node}, pid, &silent);
+    if (away) co_return std::move(*away);
   }
   std::vector<std::string> first;
   std::vector<std::string> others;
@@ -418,19 +425,25 @@ Awaitable<std::optional<Leader::FoundTask>> Leader::find_task(std::uint32_t pid)
     bool born_there = slice && facts_[node].record.slice_index == *slice;
     (born_there ? first : others).push_back(node);
   }
-  auto found = co_await find_task_on(std::move(first), pid);
-  if (!found) found = co_await find_task_on(std::move(others), pid);
+  auto found = co_await find_task_on(std::move(first), pid, &silent);
+  if (!found) found = co_await find_task_on(std::move(others), pid, &silent);
+  if (!found && !silent.empty())
+    co_return fail(ErrorCode::kUnavailable,
+                   std::format("cannot tell whether there is a process {}: {} does not answer", pid,
+                               *silent.begin()),
+                   "try again; see `gestalt node list`");
+  if (!found)
+    co_return fail(ErrorCode::kNotFound, std::format("no process {} in the cluster", pid),
+                   "see `gestalt ps`");
   // While it moves, both ends have it; the record says which one counts.
-  if (found && found->task.job_id() != 0) {
-    const Job* job = jobs_.find(found->task.job_id());
-    if (job != nullptr && !job->ended()) found->node = job->record.node;
-  }
-  co_return found;
+  if (const Job* job = jobs_.find(found->task.job_id()); job != nullptr && !job->ended())
+    found->node = job->record.node;
+  co_return std::move(*found);
 }
 
 Awaitable<Result<void>> Leader::kill_one(uid_t uid, std::uint32_t pid, std::uint32_t signal) {
   auto found = co_await find_task(pid);
-  if (!found) co_return fail(ErrorCode::kNotFound, std::format("no process {}", pid));
+  if (!found) co_return std::unexpected(std::move(found).error());
   wire::Message message;
   message.mutable_node_kill_request()->set_pid(pid);
   message.mutable_node_kill_request()->set_signal(signal);

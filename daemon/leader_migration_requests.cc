@@ -81,9 +81,7 @@ Awaitable<Result<wire::MigrateReply>> Leader::migrate(ClientId client, uid_t uid
                                                       wire::MigrateRequest request) {
   co_await await_returned(request.pid());
   auto found = co_await find_task(request.pid());
-  if (!found)
-    co_return fail(ErrorCode::kNotFound, std::format("no process {} in the cluster", request.pid()),
-                   "see `gestalt ps`");
+  if (!found) co_return std::unexpected(std::move(found).error());
   if (would_leave_deputy(*found)) {
     GESTALT_CO_TRY(may_leave(*found, uid, request));
     if (request.dry_run()) co_return co_await preflight_of(std::move(*found), std::move(request));

@@ -113,6 +113,17 @@ test_a_paused_node_fails_and_rejoins() {
   assert_eq "$(gestalt run --node node2 uname -n)" node2
 }
 
+# A process that cannot be looked for is not said to be none.
+test_a_silent_node_may_have_any_process() {
+  local said
+  assert_contains "$(gestalt kill 4194000 2>&1 || true)" "no process 4194000 in the cluster"
+  sandbox pause node2
+  said=$(gestalt kill 4194000 2>&1 || true)
+  sandbox resume node2
+  assert_contains "$said" "node2 does not answer"
+  expect_states node2 online
+}
+
 test_clean_stop_is_offline_at_once() {
   sandbox daemon node2 stop
   wait_until 3 node_is node2 offline
