@@ -1,9 +1,12 @@
-// serve_cost ADDRESS [MIB]: what it costs the source's process to serve 64 MiB of another process's
-// memory: over TCP, over RDMA by staging memory, and over RDMA where it is read at once. ADDRESS is
-// an RDMA device's. Prints `name value` lines; times are milliseconds of processor or clock.
+// serve_cost ADDRESS [MIB]: what it costs the source's CPUs to serve 64 MiB of another process's
+// memory by the engine's own transports: over TCP, over RDMA by staging memory, and over RDMA read
+// where it is (zero-copy). ADDRESS is an RDMA device's. Prints `name value` lines; times are
+// milliseconds of CPU or clock.
 //
-// What is read at once is a copy in this process, registered beforehand: what registration itself
-// costs is not counted.
+// All that the source does between the freeze and the last page is counted: its threads, its
+// keeper, planning, pinning, and ending the regions. Connections and staging memory are made
+// before, as in a migration. What a software device does on its own kernel threads, a real one does
+// itself.
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -14,24 +17,27 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <map>
 #include <print>
+#include <vector>
 
 #include "common/fd.h"
 #include "migrate/page_fetcher.h"
 #include "migrate/page_server.h"
 #include "migrate/rdma_transport.h"
+#include "migrate/zero_copy_unit.h"
 
 namespace gestalt {
 namespace {
 
-enum class By : std::uint32_t { kTcp, kStaged, kRemote };
-constexpr By kAll[] = {By::kTcp, By::kStaged, By::kRemote};
+enum class By : std::uint32_t { kTcp, kStaged, kZeroCopy };
+constexpr By kAll[] = {By::kTcp, By::kStaged, By::kZeroCopy};
 constexpr std::uint32_t kRunPages = 64;
 constexpr std::size_t kWindow = 4;
+constexpr std::size_t kPageSizes = 2;  // small, huge
 
 const char* name_of(By by) {
-  return by == By::kTcp ? "tcp" : by == By::kStaged ? "rdma_staged" : "rdma_remote";
+  return by == By::kTcp ? "tcp" : by == By::kStaged ? "rdma_staged" : "zero_copy";
 }
 
 Deadline soon() { return deadline_in(std::chrono::seconds(300)); }
@@ -48,8 +54,10 @@ T must(Result<T> result) {
 // What the source tells the destination, past the measured connection.
 struct Told {
   Staging staging;
-  RemoteRange range;
+  std::uint32_t pid = 0;
+  std::uint64_t start = 0;
   std::uint64_t pages = 0;
+  std::uint64_t ranges = 0;  // which follow
 };
 
 template <class T>
@@ -75,8 +83,7 @@ void fetch_all(PageFetcher& fetcher, const Told& told) {
   std::uint64_t asked = 0, came = 0;
   while (came < told.pages) {
     while (asked < told.pages && asked - came < kWindow * kRunPages) {
-      must(fetcher.submit({told.range.pid, told.range.start + asked * kPageBytes, kRunPages},
-                          soon()));
+      must(fetcher.submit({told.pid, told.start + asked * kPageBytes, kRunPages}, soon()));
       asked += kRunPages;
     }
     came += must(fetcher.next()).run.count;
@@ -93,10 +100,11 @@ void run_destination(int socket, const std::string& address) {
     PageConnection demand(must(listener->accept(soon())));
     PageConnection bulk(must(listener->accept(soon())));
     auto told = hear<Told>(socket);
+    std::vector<RemoteRange> ranges(told.ranges);
+    for (auto& range : ranges) range = hear<RemoteRange>(socket);
     ReadCounts counts;
     std::unique_ptr<PageFetcher> fetcher = make_request_fetcher(bulk);
-    RemoteRangeTable table;
-    if (by == By::kRemote) table = must(RemoteRangeTable::make({told.range}));
+    auto table = must(RemoteRangeTable::make(std::move(ranges)));
     if (by != By::kTcp) {
       auto one_sided = std::make_unique<OneSidedFetcher>(bulk, counts);
       must(one_sided->prepare(told.staging.bytes()));
@@ -111,17 +119,72 @@ void run_destination(int socket, const std::string& address) {
 
 // ------------------------------------------------------------- the source
 
+// The program whose memory is served: pages of its own, of one size.
+class Program {
+ public:
+  Program(std::uint64_t bytes, int advice) : pages_(bytes / kPageBytes) {
+    auto ready = must(make_pipe());
+    // Mapped here, so that its address is known; filled there.
+    constexpr std::uint64_t kHuge = 2U << 20;
+    void* memory = ::mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) must(Result<void>(fail_errno(errno, "map memory")));
+    start_ = (reinterpret_cast<std::uint64_t>(memory) + kHuge - 1) / kHuge * kHuge;
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      auto* own = reinterpret_cast<unsigned char*>(start_);
+      (void)::madvise(own, bytes, advice);
+      for (std::uint64_t i = 0; i < bytes; ++i)
+        own[i] = static_cast<unsigned char>(i * 7 + i / kPageBytes + 1);
+      (void)!::write(ready.write.get(), "", 1);
+      while (true) (void)::pause();
+    }
+    (void)::munmap(memory, bytes + kHuge);
+    std::byte byte{};
+    must(read_exact(ready.read.get(), {&byte, 1}, soon()));
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+  ~Program() {
+    (void)::kill(pid_, SIGKILL);
+    (void)::waitpid(pid_, nullptr, 0);
+  }
+  void stop() const {
+    (void)::kill(pid_, SIGSTOP);
+    (void)::waitpid(pid_, nullptr, WUNTRACED);
+  }
+  void go_on() const { (void)::kill(pid_, SIGCONT); }
+  [[nodiscard]] pid_t pid() const { return pid_; }
+  [[nodiscard]] std::uint64_t start() const { return start_; }
+  [[nodiscard]] std::uint64_t pages() const { return pages_; }
+  [[nodiscard]] std::map<std::uint32_t, PageSet> memory() const {
+    PageSet all;
+    all.add(start_, start_ + pages_ * kPageBytes);
+    return {{static_cast<std::uint32_t>(pid_), all}};
+  }
+
+ private:
+  std::uint64_t pages_;
+  std::uint64_t start_ = 0;
+  pid_t pid_ = -1;
+};
+
+// Of this process, and of the tasks that it has waited for: tracers and keeper, as it adopts
+// orphans like a stand-in does.
 double cpu_milliseconds() {
-  rusage usage{};
-  (void)::getrusage(RUSAGE_SELF, &usage);
-  auto of = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
-  };
-  return of(usage.ru_utime) + of(usage.ru_stime);
+  double sum = 0;
+  for (auto who : {RUSAGE_SELF, RUSAGE_CHILDREN}) {
+    rusage usage{};
+    (void)::getrusage(who, &usage);
+    for (const timeval& time : {usage.ru_utime, usage.ru_stime})
+      sum += static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
+  }
+  return sum;
 }
 
-void serve(By by, int socket, const std::string& address, pid_t victim,
-           std::span<std::byte> memory) {
+// Returns the milliseconds of CPU.
+double serve(By by, int socket, const std::string& address, const Program& program) {
   std::shared_ptr<RdmaDomain> domain;
   std::unique_ptr<Transport> rdma;
   if (by != By::kTcp) rdma = rdma_at(address, domain);
@@ -132,58 +195,61 @@ void serve(By by, int socket, const std::string& address, pid_t victim,
     if (rdma) GESTALT_TRY(stream->one_sided()->share(staging_shape(link).bytes()));
     return std::make_unique<PageConnection>(std::move(stream));
   };
-  auto start = reinterpret_cast<std::uint64_t>(memory.data());
-  RdmaRegion copy;
-  RemoteRange range{static_cast<std::uint32_t>(victim), start, start + memory.size(), 0, 0};
-  if (by == By::kRemote) {
-    copy = must(RdmaRegion::make(domain, memory.size(), IBV_ACCESS_REMOTE_READ));
-    std::memcpy(copy.bytes().data(), memory.data(), memory.size());
-    range.remote_address = copy.address();
-    range.rkey = copy.remote_key();
-  }
   PageServer server(linux_kernel(), {}, 0, connect);
   must(server.connect(1, soon()));
-  PageSet present;
-  present.add(range.start, range.end);
-  server.serve({{range.pid, present}});
   auto staging = server.staging();
   double cpu = cpu_milliseconds();
+  ZeroCopyUnit unit;
+  std::vector<RemoteRange> ranges;
+  if (by == By::kZeroCopy) unit.prepare({program.pid()}, domain);
+  program.stop();
   auto began = Clock::now();
-  tell(socket, Told{staging[kFirstBulkLink], range, memory.size() / kPageBytes});
+  if (by == By::kZeroCopy) ranges = unit.register_pages(program.memory(), kMaxRemoteRanges, soon());
+  if (by == By::kZeroCopy && unit.pages() != program.pages())
+    must(Result<void>(fail(ErrorCode::kUnavailable, "not all pages could be registered")));
+  server.serve(program.memory());
+  tell(socket, Told{staging[kFirstBulkLink], static_cast<std::uint32_t>(program.pid()),
+                    program.start(), program.pages(), ranges.size()});
+  for (const auto& range : ranges) tell(socket, range);
   auto reads = hear<std::uint64_t>(socket);
-  std::println("source_cpu_ms_{} {:.2f}", name_of(by), cpu_milliseconds() - cpu);
-  std::println("elapsed_ms_{} {:.1f}", name_of(by), seconds_between(began, Clock::now()) * 1e3);
+  double seconds = seconds_between(began, Clock::now());
+  unit.release();
+  cpu = cpu_milliseconds() - cpu;
+  program.go_on();
+  std::println("source_cpu_ms_{} {:.2f}", name_of(by), cpu);
+  std::println("elapsed_ms_{} {:.1f}", name_of(by), seconds * 1e3);
   std::println("reads_{} {}", name_of(by), reads);
   server.stop();
   tell(socket, 'x');
+  return cpu;
 }
 
-pid_t fork_paused() {
-  pid_t pid = ::fork();
-  if (pid != 0) return pid;
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  while (true) ::pause();
+void compare(const char* name, int advice, int socket, const std::string& address,
+             std::uint64_t bytes) {
+  Program program(bytes, advice);
+  std::println("pages {}", name);
+  std::map<By, double> cpu;
+  for (By by : kAll) cpu[by] = serve(by, socket, address, program);
+  std::println("zero_copy_of_rdma_staged {:.4f}", cpu[By::kZeroCopy] / cpu[By::kStaged]);
+  std::println("zero_copy_of_tcp {:.4f}", cpu[By::kZeroCopy] / cpu[By::kTcp]);
+  (void)std::fflush(stdout);
 }
 
-int run(const std::string& address, std::size_t bytes) {
-  auto* memory = static_cast<std::byte*>(
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  if (memory == MAP_FAILED) return 1;
-  (void)::madvise(memory, bytes, MADV_NOHUGEPAGE);
-  for (std::size_t i = 0; i < bytes; ++i) memory[i] = static_cast<std::byte>(i * 7 + i / 4096 + 1);
-  pid_t victim = fork_paused();
+int run(const std::string& address, std::uint64_t bytes) {
   int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return 1;
+  if (::prctl(PR_SET_CHILD_SUBREAPER, 1) != 0 ||
+      ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    return 1;
   pid_t destination = ::fork();
   if (destination == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    run_destination(ends[1], address);
+    for (std::size_t i = 0; i < kPageSizes; ++i) run_destination(ends[1], address);
     ::_exit(0);
   }
   ::close(ends[1]);
-  for (By by : kAll) serve(by, ends[0], address, victim, {memory, bytes});
-  ::kill(victim, SIGKILL);
-  for (pid_t pid : {victim, destination}) (void)::waitpid(pid, nullptr, 0);
+  compare("small", MADV_NOHUGEPAGE, ends[0], address, bytes);
+  compare("huge", MADV_HUGEPAGE, ends[0], address, bytes);
+  (void)::waitpid(destination, nullptr, 0);
   return 0;
 }
 

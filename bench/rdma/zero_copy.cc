@@ -1,18 +1,13 @@
-// What it takes to register a stopped process's pages where they are, against copying them, and
-// how much of the source's CPUs it takes to have 64 MiB read. Prints lines of "name value": _ms in
-// milliseconds, _us in microseconds, _cpu_ms of the source's threads, all for this machine and its
+// What it takes to register a stopped process's pages where they are, against copying them. Prints
+// lines of "name value": _ms in milliseconds, _us in microseconds, all for this machine and its
 // first RDMA device; with a software device in an emulated machine only the ratios mean something.
 //
-//   zero_copy [MIB]      (512) is registered and copied; 0: only what serving costs
+//   zero_copy [MIB]      (512) is registered and copied
 //
-// Who reads is a thread of this program, whose CPU time is the destination's and not counted; nor
-// is what a software device does on its own kernel threads, which a real one does itself.
+// What serving costs the source's CPUs is serve_cost's to tell.
 
-#include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,7 +19,6 @@
 #include <cstring>
 #include <functional>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "common/fd.h"
@@ -35,7 +29,6 @@ namespace gestalt {
 namespace {
 
 constexpr std::uint64_t kMiB = 1U << 20;
-constexpr std::uint64_t kServedBytes = 64 * kMiB;
 constexpr std::size_t kPieceBytes = 256U << 10;
 constexpr int kRepeats = 7;
 constexpr auto kPatience = std::chrono::minutes(2);
@@ -54,21 +47,6 @@ template <class T>
 T must(Result<T> result) {
   if (!result) give_up(result.error());
   if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
-
-double milliseconds_of(const timeval& time) {
-  return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
-}
-
-// Of this thread, and of the tasks that it has waited for: those that trace.
-double cpu_milliseconds() {
-  double sum = 0;
-  for (auto who : {RUSAGE_THREAD, RUSAGE_CHILDREN}) {
-    rusage usage{};
-    (void)::getrusage(who, &usage);
-    sum += milliseconds_of(usage.ru_utime) + milliseconds_of(usage.ru_stime);
-  }
-  return sum;
 }
 
 // Memory in a child that sleeps, or is stopped.
@@ -191,121 +169,6 @@ void compare_fragments(const ZeroCopyLoopback& loopback) {
   print("fragment_copy_us", copy * 1e3 / static_cast<double>(kRanges));
 }
 
-// Reads what was registered, on a thread of its own, and looks whether it is right.
-void read_elsewhere(ZeroCopyLoopback& loopback, const Program& program,
-                    const std::vector<ZeroCopyRegion>& regions, std::uint64_t first) {
-  std::thread([&] {
-    std::vector<std::byte> content(kServedBytes);
-    auto buffer = must(loopback.register_buffer(content));
-    for (const auto& region : regions)
-      must(
-          loopback.read(region.remote_address, region.rkey, buffer,
-                        std::span(content).subspan(region.start - first, region.end - region.start),
-                        deadline_in(kPatience)));
-    std::vector<std::byte> expected(kServedBytes);
-    program.copy(0, expected);
-    if (content != expected) give_up({ErrorCode::kSystem, "other pages than the program's", {}});
-  }).join();
-}
-
-// The source's CPU time, in milliseconds, step by step.
-struct ZeroCopyCost {
-  double prepare = 0;
-  double register_pages = 0;
-  double keeper = 0;
-  double release = 0;
-  [[nodiscard]] double sum() const { return prepare + register_pages + keeper + release; }
-};
-
-double cpu_of(const std::function<void()>& work) {
-  double before = cpu_milliseconds();
-  work();
-  return cpu_milliseconds() - before;
-}
-
-ZeroCopyCost serve_zero_copy(ZeroCopyLoopback& loopback, const Program& program) {
-  program.go_on();
-  std::optional<ZeroCopySource> source;
-  std::optional<ZeroCopyRegistration> registered;
-  ZeroCopyCost cost;
-  cost.prepare = cpu_of(
-      [&] { source.emplace(must(ZeroCopySource::prepare(program.pid(), loopback.device()))); });
-  program.stop();
-  cost.register_pages = cpu_of([&] {
-    registered.emplace(must(source->register_pages(program.pages(), {}, deadline_in(kPatience))));
-  });
-  cost.keeper = registered->stats().keeper_cpu_seconds * 1e3;
-  read_elsewhere(loopback, program, registered->regions(), program.start());
-  cost.release = cpu_of([&] { registered->release(); });
-  return cost;
-}
-
-double serve_staged(ZeroCopyLoopback& loopback, const Program& program,
-                    std::span<std::byte> staging, const ZeroCopyLoopback::Region& region) {
-  double before = cpu_milliseconds();
-  program.copy(0, staging);
-  double cpu = cpu_milliseconds() - before;
-  auto at = reinterpret_cast<std::uint64_t>(staging.data());
-  read_elsewhere(loopback, program, {{at, at + staging.size(), at, region->rkey, 0}}, at);
-  return cpu;
-}
-
-// Loopback: the kernel does some of the receiver's work on the sender's time.
-double serve_tcp(const Program& program) {
-  Fd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  auto* name = reinterpret_cast<sockaddr*>(&address);
-  if (::bind(listener.get(), name, size) != 0 || ::listen(listener.get(), 1) != 0 ||
-      ::getsockname(listener.get(), name, &size) != 0)
-    give_up({ErrorCode::kSystem, "cannot listen", {}});
-  std::thread sink([&] {
-    Fd stream(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    std::vector<std::byte> content(kServedBytes);
-    if (::connect(stream.get(), name, size) != 0)
-      give_up({ErrorCode::kSystem, "no connection", {}});
-    must(read_exact(stream.get(), content, deadline_in(kPatience)));
-  });
-  Fd stream(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  std::vector<std::byte> piece(kPieceBytes);
-  double before = cpu_milliseconds();
-  for (std::uint64_t at = 0; at < kServedBytes; at += kPieceBytes) {
-    program.copy(at, piece);
-    must(write_all(stream.get(), piece, deadline_in(kPatience)));
-  }
-  double cpu = cpu_milliseconds() - before;
-  sink.join();
-  return cpu;
-}
-
-void compare_serving(ZeroCopyLoopback& loopback) {
-  Program program(kServedBytes, MADV_NOHUGEPAGE, kPageBytes);
-  std::vector<std::byte> staging(kServedBytes);
-  auto region = must(loopback.register_buffer(staging));
-  std::vector<double> zero_copy;
-  ZeroCopyCost least;
-  std::vector<double> staged;
-  std::vector<double> tcp;
-  for (int i = 0; i < kRepeats; ++i) {
-    auto cost = serve_zero_copy(loopback, program);
-    if (i == 0 || cost.sum() < least.sum()) least = cost;
-    zero_copy.push_back(cost.sum());
-    staged.push_back(serve_staged(loopback, program, staging, region));
-    tcp.push_back(serve_tcp(program));
-  }
-  print("serve_64_mib_zero_copy_cpu_ms", best(zero_copy));
-  print("of_that_prepare_cpu_ms", least.prepare);
-  print("of_that_register_cpu_ms", least.register_pages);
-  print("of_that_keeper_cpu_ms", least.keeper);
-  print("of_that_release_cpu_ms", least.release);
-  print("serve_64_mib_staged_cpu_ms", best(staged));
-  print("serve_64_mib_tcp_cpu_ms", best(tcp));
-  print("staged_of_zero_copy", best(staged) / best(zero_copy));
-  print("tcp_of_zero_copy", best(tcp) / best(zero_copy));
-}
-
 }  // namespace
 }  // namespace gestalt
 
@@ -314,11 +177,8 @@ int main(int argc, char** argv) {
   std::uint64_t mib = 512;
   if (argc > 1) (void)std::from_chars(argv[1], argv[1] + std::strlen(argv[1]), mib);
   auto loopback = must(ZeroCopyLoopback::open(""));
-  if (mib > 0) {
-    compare(*loopback, mib * kMiB, "small_pages", MADV_NOHUGEPAGE);
-    compare(*loopback, mib * kMiB, "huge_pages", MADV_HUGEPAGE);
-    compare_fragments(*loopback);
-  }
-  compare_serving(*loopback);
+  compare(*loopback, mib * kMiB, "small_pages", MADV_NOHUGEPAGE);
+  compare(*loopback, mib * kMiB, "huge_pages", MADV_HUGEPAGE);
+  compare_fragments(*loopback);
   return 0;
 }
