@@ -71,7 +71,6 @@ class StateDumpCriuTest : public testing::Test {
     for (int i = 0; i < 20'000 && board_->step < step; ++i)
       std::this_thread::sleep_for(milliseconds(1));
     ASSERT_GE(board_->step, step);
-    std::this_thread::sleep_for(milliseconds(20));
   }
 
   [[noreturn]] void run_child(const std::string& stdio, std::uint64_t plain_bytes, uid_t uid,
@@ -100,12 +99,15 @@ class StateDumpCriuTest : public testing::Test {
     board->file = address(mapped);
     board->empty = address(empty);
     board->read_only = address(read_only);
-    struct sigaction action{};
-    action.sa_handler = [](int) {};
-    ::sigaction(SIGUSR1, &action, nullptr);
+    // Blocked: it may come before the child waits for it.
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, SIGUSR1);
+    ::sigprocmask(SIG_BLOCK, &signals, nullptr);
     board->step = 1;
     while (true) {
-      ::pause();
+      while (::sigwaitinfo(&signals, nullptr) < 0) {
+      }
       (void)::mmap(nullptr, 32 * kPageBytes, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
       board->step = board->step + 1;
     }

@@ -151,8 +151,9 @@ up_failed() {
 }
 
 cluster_up() {
-  local nodes=$1 cpus=$2 daemon=$3 layers=$4 timeout=$5 kernel=$6 config=$7
+  local nodes=$1 cpus=$2 daemon=$3 layers=$4 timeout=$5 kernel=$6 criu=$7 config=$8
   layers=$(layer_paths "$layers")
+  [[ -z $criu ]] || layers=$("$repo/pxe/criu" path "$criu"):$layers
   ((daemon == 0)) || [[ -x $(install_layer)/usr/bin/gestalt ]] ||
     die "nothing is installed at $(install_layer); run make build first (or use --no-daemon)"
   lock_sandbox

@@ -30,11 +30,13 @@ trap 'exit 143' TERM HUP
 sandbox() { "$repo/pxe/sandbox" --name "$cluster" "$@"; }
 
 # cluster_up N [OPTION…]: options are those of `pxe/sandbox up`. With GESTALT_TEST_VM=SUITE the
-# nodes are virtual machines with that suite's kernel.
+# nodes are virtual machines with that suite's kernel; with GESTALT_TEST_CRIU=SUITE they have that
+# suite's CRIU.
 cluster_up() {
   local nodes=$1
   shift
-  sandbox up --nodes "$nodes" ${GESTALT_TEST_VM:+--vm "$GESTALT_TEST_VM" --timeout 120} "$@"
+  sandbox up --nodes "$nodes" ${GESTALT_TEST_VM:+--vm "$GESTALT_TEST_VM" --timeout 120} \
+    ${GESTALT_TEST_CRIU:+--criu "$GESTALT_TEST_CRIU"} "$@"
 }
 
 # on NODE CMD…: as root; on_as USER NODE CMD… as a user.
