@@ -126,9 +126,15 @@ class Inspection {
   void socket(const Descriptor& each, std::uint64_t inode) {
     auto text = each.text();
     if (tables_.internet.contains(inode)) {
-      if (own_network_ != 0) return;
-      return add(each.pid, text + " is an internet socket, bound to this node's address",
-                 "start the job with `gestalt run --net own`");
+      if (own_network_ == 0)
+        return add(each.pid, text + " is an internet socket, bound to this node's address",
+                   "start the job with `gestalt run --net own`");
+      if (const auto& version = criu_without_internet_sockets(); !version.empty())
+        add(each.pid,
+            std::format("{} is an internet socket, which CRIU {} cannot save on this kernel", text,
+                        version),
+            "install CRIU 4.2 or newer on the nodes");
+      return;
     }
     if (tables_.packet.contains(inode))
       return add(each.pid, text + " is a packet socket, bound to this node's interfaces",

@@ -31,6 +31,7 @@
 
 #include "common/clock.h"
 #include "common/fd.h"
+#include "migrate/criu_limits.h"
 
 namespace gestalt {
 namespace {
@@ -180,11 +181,21 @@ TEST(Blockers, InternetSocketsMoveWithTheirNetwork) {
   });
   if (!victim.able()) GTEST_SKIP() << "no network namespaces without privilege";
   SomeNetwork own(victim.pid());
-  EXPECT_THAT(victim.blockers(&own), IsEmpty());
+  if (criu_without_internet_sockets().empty())
+    EXPECT_THAT(victim.blockers(&own), IsEmpty());
+  else
+    EXPECT_THAT(victim.blockers(&own), ElementsAre(HasSubstr("cannot save on this kernel")));
   // Not with somebody else's.
   SomeNetwork ours(::getpid());
   EXPECT_THAT(victim.blockers(&ours), ElementsAre(HasSubstr("its own network")));
   EXPECT_THAT(victim.blockers(), testing::Contains(HasSubstr("is an internet socket")));
+}
+
+TEST(Blockers, WhichCriuSavesInternetSockets) {
+  for (const char* old : {"3.17.1", "4", "4.1", "4.1.1"})
+    EXPECT_TRUE(wants_credentials_of_every_socket(old)) << old;
+  for (const char* good : {"4.2", "4.2.1", "4.10", "5", "5.0", "", "unknown"})
+    EXPECT_FALSE(wants_credentials_of_every_socket(good)) << good;
 }
 
 TEST(Blockers, Personalities) {
