@@ -21,9 +21,10 @@ enum class Fault {
   kSourceCommit = 10,
   kSourceAwaitResumed = 11,
   kSourceDestroy = 12,
-  kSourceRound = 13,   // pre-copy, before each round
-  kSourceServe = 14,   // completed: pages are still served
-  kSourceDeputy = 15,  // completed: the root becomes its deputy
+  kSourceRound = 13,     // pre-copy, before each round
+  kSourceServe = 14,     // completed: pages are still served
+  kSourceDeputy = 15,    // completed: the root becomes its deputy
+  kSourceRdmaLink = 16,  // each page connection by RDMA but the first
   // Destination stand-in, in order.
   kDestinationListen = 20,
   kDestinationAccept = 21,

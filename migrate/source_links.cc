@@ -80,6 +80,7 @@ Result<std::unique_ptr<PageConnection>> MigrationSource::open_link(std::uint64_t
 
 Result<std::unique_ptr<PageConnection>> MigrationSource::open_rdma_link(std::uint64_t link,
                                                                         Deadline deadline) {
+  if (link != kDemandLink) GESTALT_TRY(fault_point(Fault::kSourceRdmaLink));
   GESTALT_ASSIGN(auto connection, open_link_by(*rdma_, unit_.rdma_port, link, deadline));
   if (OneSided* one_sided = connection->stream().one_sided(); one_sided != nullptr)
     GESTALT_TRY(one_sided->share(staging_shape(link).bytes()));
