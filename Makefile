@@ -3,12 +3,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites toolbox build asan test test-vm demo bench format check-format shell clean distclean
+.PHONY: help prerequisites toolbox build asan test test-vm test-soak demo bench format check-format shell clean distclean
 
 help:
 	@echo 'make demo          a cluster on this machine, and a migration in it (KEEP=1 leaves it up)'
 	@echo 'make test          build, check and test everything (JOBS=N cluster tests at once)'
 	@echo 'make test-vm       the kernel module, RDMA and a cluster of virtual machines (20 minutes)'
+	@echo 'make test-soak     what takes hours: a kernel with its own checks, failures over RDMA'
 	@echo 'make build         build into build/release, install into build/install'
 	@echo 'make asan          the same with address and undefined-behaviour sanitizers, in build/asan'
 	@echo 'make bench         measure against targets, CRIU alone and native /proc (20 minutes)'
@@ -36,6 +37,9 @@ test: toolbox
 
 test-vm: toolbox
 	@tests/vm/run
+
+test-soak: toolbox
+	@tests/vm/run --soak
 
 demo: toolbox
 	@pxe/build product
