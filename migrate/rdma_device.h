@@ -13,21 +13,9 @@
 
 #include "common/clock.h"
 #include "common/result.h"
+#include "migrate/rdma_owned.h"
 
 namespace gestalt {
-
-// What verbs and librdmacm give out, each with its end. Destroyed in this order: queue pair, id,
-// event channel; regions, domain.
-struct RdmaDeleter {
-  void operator()(rdma_event_channel* channel) const { ::rdma_destroy_event_channel(channel); }
-  void operator()(rdma_cm_id* id) const { (void)::rdma_destroy_id(id); }
-  void operator()(ibv_pd* pd) const { (void)::ibv_dealloc_pd(pd); }
-  void operator()(ibv_mr* mr) const { (void)::ibv_dereg_mr(mr); }
-  void operator()(ibv_cq* cq) const { (void)::ibv_destroy_cq(cq); }
-  void operator()(ibv_comp_channel* channel) const { (void)::ibv_destroy_comp_channel(channel); }
-};
-template <class T>
-using RdmaOwned = std::unique_ptr<T, RdmaDeleter>;
 
 // An id with an event channel of its own, which does not block.
 struct RdmaId {

@@ -12,17 +12,10 @@
 
 #include "common/clock.h"
 #include "common/result.h"
+#include "migrate/rdma_owned.h"
 #include "migrate/zero_copy_verbs.h"
 
 namespace gestalt {
-
-// One object of libibverbs, ended by the function that goes with it.
-template <auto end>
-struct VerbsEnd {
-  void operator()(auto* object) const { (void)end(object); }
-};
-template <class T, auto end>
-using Verbs = std::unique_ptr<T, VerbsEnd<end>>;
 
 // One thread at a time may use it.
 class ZeroCopyLoopback {
@@ -33,7 +26,7 @@ class ZeroCopyLoopback {
   [[nodiscard]] const ZeroCopyDevice& device() const { return device_; }
   [[nodiscard]] std::string name() const { return ::ibv_get_device_name(context_->device); }
 
-  using Region = Verbs<ibv_mr, ::ibv_dereg_mr>;
+  using Region = RdmaOwned<ibv_mr>;
   // Memory of ours to be read into, as long as the region is there.
   [[nodiscard]] Result<Region> register_buffer(std::span<std::byte> buffer) const;
   // Reads from `remote` on, as long as `into` is, which lies within `region`. kPermission: the key,
@@ -52,11 +45,11 @@ class ZeroCopyLoopback {
                                       std::span<std::byte> into, Deadline deadline);
 
   ZeroCopyDevice device_;
-  Verbs<ibv_context, ::ibv_close_device> context_;
-  Verbs<ibv_pd, ::ibv_dealloc_pd> domain_;
-  Verbs<ibv_cq, ::ibv_destroy_cq> completions_;
-  Verbs<ibv_qp, ::ibv_destroy_qp> reader_;
-  Verbs<ibv_qp, ::ibv_destroy_qp> source_;  // a key that is not good brings it down
+  RdmaOwned<ibv_context> context_;
+  RdmaOwned<ibv_pd> domain_;
+  RdmaOwned<ibv_cq> completions_;
+  RdmaOwned<ibv_qp> reader_;
+  RdmaOwned<ibv_qp> source_;  // a key that is not good brings it down
 };
 
 }  // namespace gestalt
