@@ -179,12 +179,10 @@ Result<void> ConnectorTaskEvents::await_answer() {
 Result<TaskNews> ConnectorTaskEvents::take() {
   std::array<std::byte, kBufferBytes> buffer;
   TaskNews news;
-  for (int i = 0; i < kMostMessages; ++i) {
-    GESTALT_ASSIGN(auto datagram, receive_from_kernel(descriptor(), buffer));
-    if (datagram.what == Datagram::What::kNothing) break;
-    if (datagram.what == Datagram::What::kLost) news.lost = true;
-    if (datagram.what == Datagram::What::kMessages) decoder_.decode(datagram.bytes, news);
-  }
+  GESTALT_ASSIGN(bool lost,
+                 receive_all_from_kernel(descriptor(), buffer, kMostMessages,
+                                         [&](Bytes bytes) { decoder_.decode(bytes, news); }));
+  news.lost |= lost;
   return news;
 }
 

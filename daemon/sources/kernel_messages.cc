@@ -55,6 +55,18 @@ Result<Datagram> receive_from_kernel(int socket, std::span<std::byte> buffer) {
                   .bytes = Bytes(buffer).first(static_cast<std::size_t>(received))};
 }
 
+Result<bool> receive_all_from_kernel(int socket, std::span<std::byte> buffer, int most,
+                                     const std::function<void(Bytes)>& each) {
+  bool lost = false;
+  for (int i = 0; i < most; ++i) {
+    GESTALT_ASSIGN(auto datagram, receive_from_kernel(socket, buffer));
+    if (datagram.what == Datagram::What::kNothing) break;
+    if (datagram.what == Datagram::What::kLost) lost = true;
+    if (datagram.what == Datagram::What::kMessages) each(datagram.bytes);
+  }
+  return lost;
+}
+
 bool for_each_message(Bytes datagram, const OnPart& each) {
   return for_each_part<nlmsghdr>(
       datagram, [](const nlmsghdr& header) -> std::size_t { return header.nlmsg_len; },

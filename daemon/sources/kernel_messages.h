@@ -29,6 +29,10 @@ void make_room(int socket);
 
 // Does not wait. Messages that did not fit count as lost.
 [[nodiscard]] Result<Datagram> receive_from_kernel(int socket, std::span<std::byte> buffer);
+// All that is there, but no more than so many reads. Whether something was lost.
+[[nodiscard]] Result<bool> receive_all_from_kernel(int socket, std::span<std::byte> buffer,
+                                                   int most,
+                                                   const std::function<void(Bytes)>& each);
 
 // Each message's, or attribute's, type and content. False: a length is wrong; what came before
 // has been given.
