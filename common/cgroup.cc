@@ -45,6 +45,14 @@ std::uint64_t job_of_cgroup(std::string_view path) {
   return job_id;
 }
 
+Result<void> move_to_cgroup(int directory, pid_t pid) {
+  GESTALT_ASSIGN(auto file, open_at(directory, "cgroup.procs", O_WRONLY));
+  auto text = std::to_string(pid);
+  if (::write(file.get(), text.data(), text.size()) < 0)
+    return fail_errno(errno, std::format("move process {} to another control group", pid));
+  return {};
+}
+
 Result<Cgroup> Cgroup::create(const std::string& name) {
   GESTALT_ASSIGN(auto path, cgroup2_mount());
   // A group that is left over from before, and empty, has a history (common/child.cc).
@@ -68,11 +76,9 @@ Result<Cgroup> Cgroup::of(pid_t pid) {
 }
 
 Result<void> Cgroup::add(pid_t pid) {
-  GESTALT_ASSIGN(auto fd, open_at(directory_.get(), "cgroup.procs", O_WRONLY));
-  auto text = std::to_string(pid);
-  if (::write(fd.get(), text.data(), text.size()) >= 0) return {};
-  if (errno == ESRCH) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
-  return fail_errno(errno, std::format("move process {} to {}", pid, path_));
+  auto moved = move_to_cgroup(directory_.get(), pid);
+  if (!moved) return std::unexpected(std::move(moved).error().in(path_));
+  return {};
 }
 
 Result<void> Cgroup::write(const char* file, const char* text) {

@@ -15,6 +15,8 @@ namespace gestalt {
 
 // Where the cgroup2 hierarchy is mounted, by /proc/self/mountinfo.
 [[nodiscard]] Result<std::string> cgroup2_mount();
+// A process with all its threads. `directory`: the group's. kGone: it has ended.
+[[nodiscard]] Result<void> move_to_cgroup(int directory, pid_t pid);
 
 // The name of a job's group below the mount: "gestalt/job-7".
 [[nodiscard]] std::string job_cgroup_name(std::uint64_t job_id);

@@ -66,11 +66,23 @@ Result<PeerCredentials> peer_credentials(int socket) {
   return peer;
 }
 
+Result<SocketPair> make_socket_pair() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+    return fail_errno(errno, "make a socket pair");
+  return SocketPair{Fd(ends[0]), Fd(ends[1])};
+}
+
 Result<void> send_fds(int socket, std::span<const int> fds) {
+  const std::byte byte{'F'};
+  return send_with_fds(socket, {&byte, 1}, fds);
+}
+
+Result<void> send_with_fds(int socket, std::span<const std::byte> content,
+                           std::span<const int> fds) {
   if (fds.empty() || fds.size() > kMaxFds)
     return fail(ErrorCode::kInvalidArgument, "wrong number of descriptors to send");
-  char byte = 'F';
-  iovec data{&byte, 1};
+  iovec data{const_cast<std::byte*>(content.data()), content.size()};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(kMaxFds * sizeof(int))> control{};
   msghdr message{};
   message.msg_iov = &data;
@@ -82,7 +94,7 @@ Result<void> send_fds(int socket, std::span<const int> fds) {
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(fds.size_bytes());
   std::memcpy(CMSG_DATA(header), fds.data(), fds.size_bytes());
-  if (::sendmsg(socket, &message, MSG_NOSIGNAL) != 1) return fail_errno(errno, "send descriptors");
+  if (::sendmsg(socket, &message, MSG_NOSIGNAL) < 0) return fail_errno(errno, "send descriptors");
   return {};
 }
 

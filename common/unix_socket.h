@@ -28,8 +28,18 @@ struct PeerCredentials {
 // As the kernel recorded them when the peer connected.
 [[nodiscard]] Result<PeerCredentials> peer_credentials(int socket);
 
+// Connected to each other; they keep messages apart. Close-on-exec.
+struct SocketPair {
+  Fd ours;
+  Fd theirs;
+};
+[[nodiscard]] Result<SocketPair> make_socket_pair();
+
 // One byte with descriptors attached, and back. At most 16.
 [[nodiscard]] Result<void> send_fds(int socket, std::span<const int> fds);
+// A whole message instead of the byte, for a socket that keeps messages apart.
+[[nodiscard]] Result<void> send_with_fds(int socket, std::span<const std::byte> content,
+                                         std::span<const int> fds);
 // Waits for them until the deadline; fewer than `count` is kProtocol.
 [[nodiscard]] Result<std::vector<Fd>> receive_fds(int socket, std::size_t count, Deadline deadline);
 

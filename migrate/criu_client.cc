@@ -12,6 +12,7 @@
 #include <csignal>
 #include <sstream>
 
+#include "common/unix_socket.h"
 #include "migrate/state_dump.h"
 
 namespace gestalt {
@@ -97,16 +98,12 @@ std::string first_criu_errors(const std::string& log) {
 }
 
 Result<CriuClient> CriuClient::start(const CriuStart& options) {
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-    return fail_errno(errno, "make CRIU's socket");
-  Fd ours(ends[0]);
-  Fd theirs(ends[1]);
+  GESTALT_ASSIGN(auto sockets, make_socket_pair());
   SpawnOptions spawn_options;
   spawn_options.argv = {kCriuProgram, "swrk", std::to_string(kCriuRpcDescriptor)};
   spawn_options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   spawn_options.descriptors = options.descriptors;
-  spawn_options.descriptors.emplace_back(theirs.get(), kCriuRpcDescriptor);
+  spawn_options.descriptors.emplace_back(sockets.theirs.get(), kCriuRpcDescriptor);
   spawn_options.cgroup_fd = options.cgroup_fd;
   RealIds ids;
   if (options.target != 0 && !may_read_foreign_limits()) {
@@ -134,7 +131,7 @@ Result<CriuClient> CriuClient::start(const CriuStart& options) {
   };
   auto pid = spawn(spawn_options, set_up);
   if (!pid) return std::unexpected(std::move(pid).error().in("start CRIU"));
-  return CriuClient(*pid, std::move(ours));
+  return CriuClient(*pid, std::move(sockets.ours));
 }
 
 CriuClient::~CriuClient() { end(); }

@@ -1,6 +1,5 @@
 #include "migrate/deputize.h"
 
-#include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -8,20 +7,12 @@
 
 #include <csignal>
 
-#include "common/fd.h"
+#include "common/cgroup.h"
 #include "migrate/injector.h"
 #include "migrate/thread_stops.h"
 
 namespace gestalt {
 namespace {
-
-Result<void> move_to_group(int directory, pid_t pid) {
-  GESTALT_ASSIGN(auto file, open_at(directory, "cgroup.procs", O_WRONLY));
-  auto text = std::to_string(pid);
-  if (::write(file.get(), text.data(), text.size()) < 0)
-    return fail_errno(errno, std::format("move process {} to another control group", pid));
-  return {};
-}
 
 // All of it runs in a task of its own (run_apart), which traces.
 class Deputizing {
@@ -32,10 +23,10 @@ class Deputizing {
     GESTALT_TRY(threads_.stop_all());
     GESTALT_ASSIGN(auto main, Injector::attach_main(pid_));
     GESTALT_TRY(threads_.stop_all());  // none is new now
-    if (plan_.group >= 0) GESTALT_TRY(move_to_group(plan_.group, pid_));
+    if (plan_.group >= 0) GESTALT_TRY(move_to_cgroup(plan_.group, pid_));
     auto done = replace(main);
     // It must not run its own program again, not for a moment.
-    if (!done && plan_.frozen_group >= 0) (void)move_to_group(plan_.frozen_group, pid_);
+    if (!done && plan_.frozen_group >= 0) (void)move_to_cgroup(plan_.frozen_group, pid_);
     return done;
   }
 
@@ -58,7 +49,7 @@ class Deputizing {
     auto prepared = [&]() -> Result<void> {
       GESTALT_ASSIGN([[maybe_unused]] auto session, keeper.call(SYS_setsid, {}));
       GESTALT_ASSIGN([[maybe_unused]] auto closed, keeper.call(SYS_close_range, {0, ~0U, 0}));
-      if (plan_.frozen_group >= 0) GESTALT_TRY(move_to_group(plan_.frozen_group, keeper.pid()));
+      if (plan_.frozen_group >= 0) GESTALT_TRY(move_to_cgroup(plan_.frozen_group, keeper.pid()));
       return {};
     }();
     if (!prepared) {

@@ -1,6 +1,5 @@
 #include "migrate/home_place.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -12,6 +11,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "common/cgroup.h"
 #include "common/frame.h"
 #include "common/log.h"
 #include "common/paths.h"
@@ -251,11 +251,7 @@ Result<std::int64_t> HomePlace::order(LaunchRequest request) {
 }
 
 Result<CriuClient> HomePlace::start_criu(const CriuStart& options) {
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-    return fail_errno(errno, "make CRIU's socket");
-  Fd ours(ends[0]);
-  Fd theirs(ends[1]);
+  GESTALT_ASSIGN(auto sockets, make_socket_pair());
   LaunchRequest request{.order = LaunchOrder::kStart,
                         .numbers = {static_cast<std::int32_t>(options.personality)},
                         .argv = {kCriuProgram, "swrk", std::to_string(kCriuRpcDescriptor)},
@@ -264,15 +260,12 @@ Result<CriuClient> HomePlace::start_criu(const CriuStart& options) {
                                         std::format("LD_PRELOAD={}", kStateDumpLibrary),
                                         "GESTALT_SESSION=1", "GESTALT_AT_HOME=1"},
                         .descriptors = options.descriptors};
-  request.descriptors.emplace_back(theirs.get(), kCriuRpcDescriptor);
-  GESTALT_ASSIGN(criu_, duplicate(ours.get()));
+  request.descriptors.emplace_back(sockets.theirs.get(), kCriuRpcDescriptor);
+  GESTALT_ASSIGN(criu_, duplicate(sockets.ours.get()));
   GESTALT_ASSIGN(auto pid, order(std::move(request)));
   criu_pid_ = static_cast<pid_t>(pid);
-  GESTALT_ASSIGN(auto procs, open_at(options.cgroup_fd, "cgroup.procs", O_WRONLY));
-  auto text = std::to_string(pid);
-  if (::write(procs.get(), text.data(), text.size()) < 0)
-    return fail_errno(errno, "move CRIU to the job's control group");
-  return CriuClient::of_another(std::move(ours));
+  GESTALT_TRY(move_to_cgroup(options.cgroup_fd, criu_pid_));
+  return CriuClient::of_another(std::move(sockets.ours));
 }
 
 // ------------------------------------------------------------------ the parent

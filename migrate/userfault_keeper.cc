@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "common/child.h"
+#include "common/unix_socket.h"
 
 namespace gestalt {
 namespace {
@@ -29,13 +30,11 @@ struct Order {
   std::uint32_t number = 0;
 };
 
-constexpr std::size_t kControlBytes = CMSG_SPACE(sizeof(int));
-
 // In the child of a process with threads: nothing but system calls from here on.
 
 int receive_order(int socket, Order& order) {
   iovec part{&order, sizeof order};
-  alignas(cmsghdr) char control[kControlBytes];
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
@@ -94,21 +93,18 @@ UserfaultKeeper::~UserfaultKeeper() {
 Result<void> UserfaultKeeper::start(int cgroup_directory) {
   Fd events(::openat(cgroup_directory, "cgroup.events", O_RDONLY | O_CLOEXEC));
   if (!events) return fail_errno(errno, "open cgroup.events");
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-    return fail_errno(errno, "make the keeper's socket");
-  socket_ = Fd(ends[0]);
-  Fd theirs(ends[1]);
+  GESTALT_ASSIGN(auto sockets, make_socket_pair());
   pid_t pid = ::fork();
   if (pid < 0) return fail_errno(errno, "start a keeper of userfault descriptors");
   if (pid == 0) {
     // No other descriptor may live on in it: their closing means something to others.
-    if (::dup2(events.get(), 0) != 0 || ::dup2(theirs.get(), 1) != 1) ::_exit(1);
+    if (::dup2(events.get(), 0) != 0 || ::dup2(sockets.theirs.get(), 1) != 1) ::_exit(1);
     (void)::syscall(SYS_close_range, 2U, ~0U, 0U);
     (void)::prctl(PR_SET_NAME, "gestalt-keeper");
     hold(1, 0);
   }
   child_ = pid;
+  socket_ = std::move(sockets.ours);
   return {};
 }
 
@@ -116,20 +112,8 @@ Result<std::uint32_t> UserfaultKeeper::keep(int uffd) {
   std::lock_guard lock(mutex_);
   if (next_ >= kMaxKept) return fail(ErrorCode::kNoSpace, "too many address spaces at once");
   Order order{kKeep, next_};
-  iovec part{&order, sizeof order};
-  alignas(cmsghdr) char control[kControlBytes]{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof uffd);
-  std::memcpy(CMSG_DATA(header), &uffd, sizeof uffd);
-  if (::sendmsg(socket_.get(), &message, MSG_NOSIGNAL) < 0)
-    return fail_errno(errno, "give a userfault descriptor to its keeper");
+  GESTALT_TRY(
+      send_with_fds(socket_.get(), std::as_bytes(std::span(&order, 1)), std::span(&uffd, 1)));
   return next_++;
 }
 

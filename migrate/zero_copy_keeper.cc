@@ -1,6 +1,5 @@
 #include "migrate/zero_copy_keeper.h"
 
-#include <fcntl.h>
 #include <linux/close_range.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -12,7 +11,9 @@
 
 #include <cstring>
 
+#include "common/cgroup.h"
 #include "common/proc.h"
+#include "common/unix_socket.h"
 
 namespace gestalt {
 namespace {
@@ -58,14 +59,6 @@ std::string group_of(const std::string& pid) {
   return read_file(std::format("/proc/{}/cgroup", pid)).value_or("");
 }
 
-Result<void> move_to_group(int directory, pid_t pid) {
-  GESTALT_ASSIGN(auto file, open_at(directory, "cgroup.procs", O_WRONLY));
-  auto text = std::to_string(pid);
-  if (::write(file.get(), text.data(), text.size()) < 0)
-    return fail_errno(errno, std::format("move process {} to another control group", pid));
-  return {};
-}
-
 // What recvmsg(2) needs, at an address of the process.
 struct Receiving {
   msghdr message;
@@ -84,25 +77,6 @@ struct Receiving {
   }
 };
 static_assert(sizeof(Receiving) <= 256);
-
-Result<void> send_descriptor(int socket, int fd) {
-  char byte = 0;
-  iovec data{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof fd);
-  std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  if (::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) != 1)
-    return fail_errno(errno, "pass a descriptor to a task");
-  return {};
-}
 
 }  // namespace
 
@@ -130,7 +104,7 @@ Result<std::unique_ptr<ZeroCopyKeeper>> ZeroCopyKeeper::start(pid_t process, int
       out->task_.start([keeper = out.get()](const auto& serve) { return keeper->live(serve); }));
   GESTALT_TRY(out->check_parent());
   out->set_limits();
-  if (group >= 0) GESTALT_TRY(move_to_group(group, out->pid_));
+  if (group >= 0) GESTALT_TRY(move_to_cgroup(group, out->pid_));
   return out;
 }
 
@@ -228,7 +202,7 @@ Result<int> ZeroCopyKeeper::give(int fd, std::uint64_t scratch) {
   Fd task(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
   Fd ours(static_cast<int>(::syscall(SYS_pidfd_getfd, task.get(), receiving.sockets[1], 0)));
   if (!ours) return fail_errno(errno, "take a socket out of a task");
-  GESTALT_TRY(send_descriptor(ours.get(), fd));
+  GESTALT_TRY(send_fds(ours.get(), {&fd, 1}));
   GESTALT_TRY(write_memory_of(pid_, scratch, bytes));
   GESTALT_ASSIGN(auto received, call(SYS_recvmsg, {static_cast<std::uint64_t>(receiving.sockets[0]),
                                                    scratch, MSG_CMSG_CLOEXEC | MSG_DONTWAIT}));

@@ -172,11 +172,8 @@ Answer enter_new_namespace(int hidepid) {
 }  // namespace
 
 Result<std::unique_ptr<SessionMounts>> SessionMounts::make(EventLoop& loop, int hidepid) {
-  int sockets[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) != 0)
-    return fail_errno(errno, "make a socket pair");
-  Fd ours(sockets[0]);
-  Fd theirs(sockets[1]);
+  GESTALT_ASSIGN(auto sockets, make_socket_pair());
+  auto& [ours, theirs] = sockets;
   pid_t helper = ::fork();
   if (helper < 0) return fail_errno(errno, "start the mount helper");
   if (helper == 0) {
