@@ -1,6 +1,7 @@
 #include "daemon/agent_jobs.h"
 
 #include "common/unix_socket.h"
+#include "daemon/command_text.h"
 #include "daemon/pid_slices.h"
 
 namespace gestalt {
@@ -13,21 +14,6 @@ constexpr auto kEndedStandInsReturn = std::chrono::seconds(2);  // they try five
 constexpr std::size_t kMaxJobs = 4096;
 constexpr std::size_t kMaxMigrations = 256;
 constexpr std::uint32_t kKilled = 9;  // the wait status of a process that SIGKILL ended
-constexpr std::size_t kMaxCommandBytes = 4096;
-
-std::string command_text(const wire::JobSpec& spec) {
-  std::string text;
-  for (const auto& argument : spec.argv()) {
-    if (!text.empty()) text += ' ';
-    text += argument;
-    if (text.size() > kMaxCommandBytes) break;
-  }
-  text.resize(std::min(text.size(), kMaxCommandBytes));
-  // A proto3 string must be UTF-8; for people only.
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) >= 0x80 || static_cast<unsigned char>(c) < 0x20) c = '?';
-  return text;
-}
 
 }  // namespace
 

@@ -11,16 +11,17 @@
 #include "common/fd.h"
 #include "common/paths.h"
 #include "common/proc.h"
+#include "daemon/command_text.h"
 #include "daemon/job_permission.h"
 #include "daemon/leader.h"
 #include "daemon/migration_options.h"
+#include "daemon/wall_clock.h"
 
 namespace gestalt {
 namespace {
 
 constexpr auto kAdoptionTimeout = std::chrono::seconds(12);
 constexpr auto kPreflightTimeout = std::chrono::seconds(10);
-constexpr std::size_t kMaxCommandBytes = 4096;
 // A dying process loses its connections some time before it is dead.
 constexpr auto kDyingPoll = std::chrono::milliseconds(20);
 constexpr int kDyingPolls = 100;
@@ -28,11 +29,6 @@ constexpr int kWitnessPolls = 5;
 constexpr auto kNewDeputyTimeout = std::chrono::seconds(6);  // its launcher tries for five
 constexpr auto kReturnTimeout = std::chrono::seconds(60);
 constexpr auto kLookInterval = std::chrono::milliseconds(500);
-
-std::uint64_t unix_seconds() {
-  auto now = std::chrono::system_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
-}
 
 bool has_ended(const Fd& process) {
   pollfd entry{process.get(), POLLIN, 0};

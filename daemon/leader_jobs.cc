@@ -1,6 +1,8 @@
 // Leader: jobs, their clients, and finding and signalling processes.
+#include "daemon/command_text.h"
 #include "daemon/job_permission.h"
 #include "daemon/leader.h"
+#include "daemon/wall_clock.h"
 
 namespace gestalt {
 namespace {
@@ -9,26 +11,6 @@ constexpr auto kNodeTimeout = std::chrono::seconds(2);
 constexpr auto kInspectionTimeout = std::chrono::seconds(8);  // its stand-ins have five
 constexpr auto kKillTimeout = std::chrono::seconds(6);  // the agent asks the stand-in for five
 constexpr std::uint32_t kKilled = 9;
-constexpr std::size_t kMaxCommandBytes = 4096;
-
-std::uint64_t unix_seconds() {
-  auto now = std::chrono::system_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
-}
-
-// For people and for proto3 strings: printable ASCII only.
-std::string command_text(const wire::JobSpec& spec) {
-  std::string text;
-  for (const auto& argument : spec.argv()) {
-    if (!text.empty()) text += ' ';
-    text += argument;
-    if (text.size() > kMaxCommandBytes) break;
-  }
-  text.resize(std::min(text.size(), kMaxCommandBytes));
-  for (char& c : text)
-    if (c < 0x20 || c > 0x7e) c = '?';
-  return text;
-}
 
 void log_unless(const Result<void>& done, const char* what, std::uint64_t job_id) {
   if (!done) log::error(what, log::field("job", job_id), log::field("error", done.error().text()));

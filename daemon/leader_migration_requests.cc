@@ -3,6 +3,7 @@
 #include "daemon/job_permission.h"
 #include "daemon/leader.h"
 #include "daemon/migration_options.h"
+#include "daemon/wall_clock.h"
 
 namespace gestalt {
 namespace {
@@ -15,11 +16,6 @@ constexpr double kLeastTimeoutSeconds = 1;
 constexpr std::size_t kSecretBytes = 32;
 // So that a full list fits into a frame.
 constexpr std::size_t kMaxListedCommandBytes = 256;
-
-std::uint64_t unix_seconds() {
-  auto now = std::chrono::system_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
-}
 
 Clock::duration seconds(double value) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(value));

@@ -1,16 +1,12 @@
 // Leader: agents come, are heard, and go.
 #include "common/node_set.h"
 #include "daemon/leader.h"
+#include "daemon/wall_clock.h"
 
 namespace gestalt {
 namespace {
 
 constexpr auto kFirstMessageTimeout = std::chrono::seconds(5);
-
-std::uint64_t unix_seconds() {
-  auto now = std::chrono::system_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
-}
 
 void refuse(const std::shared_ptr<Connection>& connection, const std::string& address,
             std::uint64_t request_id, const Error& why) {

@@ -9,11 +9,12 @@
 
 #include <algorithm>
 #include <csignal>
-#include <ctime>
 
 #include "common/log.h"
 #include "common/paths.h"
+#include "daemon/command_text.h"
 #include "daemon/stand_in/job_launcher.h"
+#include "daemon/wall_clock.h"
 
 namespace gestalt {
 namespace {
@@ -22,15 +23,6 @@ constexpr auto kHangUpGrace = std::chrono::seconds(2);
 constexpr auto kViewTimeout = std::chrono::seconds(10);
 constexpr auto kLastWordTimeout = std::chrono::seconds(3);
 constexpr auto kDrainTimeout = std::chrono::seconds(10);
-
-std::string command_text(const wire::JobSpec& spec) {
-  std::string text;
-  for (const auto& argument : spec.argv()) text += (text.empty() ? "" : " ") + argument;
-  // The wire's string fields are UTF-8; bytes that are not are shown, not sent.
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) >= 128 || static_cast<unsigned char>(c) < 32) c = '?';
-  return text.substr(0, 4096);
-}
 
 // Those that are dying are in no control group any more.
 bool has_children() {
@@ -180,7 +172,7 @@ void StandIn::start_job(const wire::JobSpec& spec) {
   identity_ = spec.identity();
   job_.set_uid(identity_.uid());
   job_.set_command(command_text(spec));
-  job_.set_started_unix_seconds(static_cast<std::uint64_t>(::time(nullptr)));
+  job_.set_started_unix_seconds(unix_seconds());
   auto made = stdio_->create(spec.stdio(), identity_.uid());
   if (!made) return report_start_failure(made.error());
   int terminal = stdio_->terminal() != nullptr ? stdio_->terminal()->slave() : -1;
