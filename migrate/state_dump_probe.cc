@@ -1,10 +1,8 @@
 // Asks CRIU for a state-only dump of a child of ours, and believes what the images show.
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +15,7 @@
 #include "common/proc.h"
 #include "migrate/criu_client.h"
 #include "migrate/pagemap_image.h"
+#include "migrate/probe_child.h"
 #include "migrate/state_dump.h"
 
 namespace gestalt {
@@ -45,58 +44,28 @@ class ScratchDirectory {
   std::string path_;
 };
 
-// A sleeping child with some memory, and with nothing that CRIU could mind.
-class DumpableChild {
- public:
-  explicit DumpableChild(const std::string& stdio) {
-    void* memory =
-        ::mmap(nullptr, kProbeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return;
-    start_ = reinterpret_cast<std::uint64_t>(memory);
-    std::memset(memory, kContent, kProbeBytes);
-    pid_ = ::fork();
-    if (pid_ == 0) sleep_forever(stdio);
-  }
-  DumpableChild(const DumpableChild&) = delete;
-  DumpableChild& operator=(const DumpableChild&) = delete;
-  ~DumpableChild() {
-    if (pid_ > 0) {
-      (void)::kill(pid_, SIGKILL);
-      (void)::waitpid(pid_, nullptr, 0);
-    }
-    if (start_ != 0) (void)::munmap(reinterpret_cast<void*>(start_), kProbeBytes);
-  }
-  [[nodiscard]] pid_t pid() const { return pid_; }
-  [[nodiscard]] std::uint64_t start() const { return start_; }
-  [[nodiscard]] std::uint64_t end() const { return start_ + kProbeBytes; }
+// In the child: nothing that CRIU could mind.
+void become_dumpable(const std::string& stdio, char* memory) {
+  std::memset(memory, kContent, kProbeBytes);
+  (void)::chdir("/");
+  int file = ::open(stdio.c_str(), O_RDWR | O_CREAT, 0600);
+  for (int fd = 0; fd < 3; ++fd) (void)::dup2(file, fd);
+  sigset_t none;
+  sigemptyset(&none);
+  (void)::sigprocmask(SIG_SETMASK, &none, nullptr);
+  (void)::setsid();
+}
 
-  [[nodiscard]] bool is_ready() const { return ::getsid(pid_) == pid_; }
-  [[nodiscard]] bool is_unharmed() const {
-    std::string content(kProbeBytes, '\0');
-    iovec local{content.data(), content.size()};
-    iovec remote{reinterpret_cast<void*>(start_), kProbeBytes};
-    if (::process_vm_readv(pid_, &local, 1, &remote, 1, 0) != ssize_t{kProbeBytes}) return false;
-    auto stat = read_stat("/proc", pid_);
-    return stat && (stat->state == 'S' || stat->state == 'R') &&
-           std::ranges::all_of(content, [](char byte) { return byte == kContent; });
-  }
-
- private:
-  [[noreturn]] static void sleep_forever(const std::string& stdio) {
-    (void)::chdir("/");
-    int file = ::open(stdio.c_str(), O_RDWR | O_CREAT, 0600);
-    for (int fd = 0; fd < 3; ++fd) (void)::dup2(file, fd);
-    (void)::close_range(3, ~0U, 0);
-    sigset_t none;
-    sigemptyset(&none);
-    (void)::sigprocmask(SIG_SETMASK, &none, nullptr);
-    (void)::setsid();  // last: by it the parent knows
-    while (true) (void)::pause();
-  }
-
-  pid_t pid_ = -1;
-  std::uint64_t start_ = 0;
-};
+bool is_unharmed(const ProbeChild& child) {
+  std::string content(kProbeBytes, '\0');
+  iovec local{content.data(), content.size()};
+  iovec remote{reinterpret_cast<void*>(child.start()), kProbeBytes};
+  if (::process_vm_readv(child.pid(), &local, 1, &remote, 1, 0) != ssize_t{kProbeBytes})
+    return false;
+  auto stat = read_stat("/proc", child.pid());
+  return stat && (stat->state == 'S' || stat->state == 'R') &&
+         std::ranges::all_of(content, [](char byte) { return byte == kContent; });
+}
 
 Result<void> dump_state_only(pid_t pid, const std::string& directory) {
   GESTALT_ASSIGN(auto images, open_file(directory, O_RDONLY | O_DIRECTORY));
@@ -123,9 +92,9 @@ Result<void> try_state_dump() {
   if (::access(kStateDumpLibrary, R_OK) != 0)
     return fail_errno(errno, std::format("find {}", kStateDumpLibrary));
   ScratchDirectory scratch;
-  DumpableChild child(scratch.path() + "/stdio");
+  auto stdio = scratch.path() + "/stdio";
+  ProbeChild child(kProbeBytes, [&](char* memory) { become_dumpable(stdio, memory); });
   if (child.pid() < 0) return fail(ErrorCode::kSystem, "cannot start a child");
-  for (int i = 0; i < 1000 && !child.is_ready(); ++i) (void)::usleep(1000);
   GESTALT_TRY(dump_state_only(child.pid(), scratch.path()));
   auto image = std::format("{}/pagemap-{}.img", scratch.path(), child.pid());
   GESTALT_ASSIGN(auto content, read_file(image));
@@ -135,7 +104,7 @@ Result<void> try_state_dump() {
   GESTALT_ASSIGN(auto missing, read_missing_pages(scratch.path()));
   if (!missing[static_cast<std::uint32_t>(child.pid())].contains(child.start(), child.end()))
     return fail(ErrorCode::kSystem, "the images do not show what is missing in them");
-  if (!child.is_unharmed()) return fail(ErrorCode::kSystem, "the dump harmed the process");
+  if (!is_unharmed(child)) return fail(ErrorCode::kSystem, "the dump harmed the process");
   return {};
 }
 

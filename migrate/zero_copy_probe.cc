@@ -1,18 +1,16 @@
 #include "migrate/zero_copy_probe.h"
 
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
-#include <cstring>
 #include <sstream>
 #include <vector>
 
 #include "common/fd.h"
 #include "common/log.h"
+#include "migrate/probe_child.h"
 #include "migrate/zero_copy.h"
 #include "migrate/zero_copy_loopback.h"
 
@@ -22,45 +20,9 @@ namespace {
 constexpr std::size_t kProbeBytes = 64U << 10;
 constexpr auto kProbeTimeout = std::chrono::seconds(10);
 
-// Sleeps, with some pages that are its own.
-class SleepingChild {
- public:
-  SleepingChild() {
-    auto ready = make_pipe();
-    void* memory =
-        ::mmap(nullptr, kProbeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (!ready || memory == MAP_FAILED) return;
-    start_ = reinterpret_cast<std::uint64_t>(memory);
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      fill(static_cast<char*>(memory));
-      (void)!::write(ready->write.get(), "", 1);
-      while (true) (void)::pause();
-    }
-    std::byte byte{};
-    if (pid_ > 0) (void)read_exact(ready->read.get(), {&byte, 1}, deadline_in(kProbeTimeout));
-  }
-  SleepingChild(const SleepingChild&) = delete;
-  SleepingChild& operator=(const SleepingChild&) = delete;
-  ~SleepingChild() {
-    if (pid_ > 0) {
-      (void)::kill(pid_, SIGKILL);
-      (void)::waitpid(pid_, nullptr, 0);
-    }
-    if (start_ != 0) (void)::munmap(reinterpret_cast<void*>(start_), kProbeBytes);
-  }
-  [[nodiscard]] pid_t pid() const { return pid_; }
-  [[nodiscard]] std::uint64_t start() const { return start_; }
-
-  static void fill(char* memory) {
-    for (std::size_t i = 0; i < kProbeBytes; ++i) memory[i] = static_cast<char>(i * 7 + (i >> 12));
-  }
-
- private:
-  pid_t pid_ = -1;
-  std::uint64_t start_ = 0;
-};
+void fill(char* memory) {
+  for (std::size_t i = 0; i < kProbeBytes; ++i) memory[i] = static_cast<char>(i * 7 + (i >> 12));
+}
 
 // Each line: the device, and why it does not work.
 std::string encode(const ZeroCopySupport& support) {
@@ -72,12 +34,15 @@ std::string encode(const ZeroCopySupport& support) {
 }  // namespace
 
 Result<void> try_zero_copy(const std::string& device) {
-  SleepingChild child;
+  ProbeChild child(kProbeBytes, [](char* memory) {
+    (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    fill(memory);
+  });
   if (child.pid() < 0) return fail(ErrorCode::kSystem, "cannot start a child");
   GESTALT_ASSIGN(auto loopback, ZeroCopyLoopback::open(device));
   GESTALT_ASSIGN(auto source, ZeroCopySource::prepare(child.pid(), loopback->device()));
   PageSet wanted;
-  wanted.add(child.start(), child.start() + kProbeBytes);
+  wanted.add(child.start(), child.end());
   GESTALT_ASSIGN(auto registered, source.register_pages(wanted, {.min_region_pages = 1},
                                                         deadline_in(kProbeTimeout)));
   if (!registered.staged().empty())
@@ -86,7 +51,7 @@ Result<void> try_zero_copy(const std::string& device) {
                             registered.stats().trouble));
   std::vector<char> expected(kProbeBytes);
   std::vector<char> content(kProbeBytes);
-  SleepingChild::fill(expected.data());
+  fill(expected.data());
   auto bytes = std::as_writable_bytes(std::span(content));
   GESTALT_ASSIGN(auto buffer, loopback->register_buffer(bytes));
   for (const auto& region : registered.regions())
