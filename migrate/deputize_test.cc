@@ -49,8 +49,7 @@ TEST_F(DeputizeTest, TheProcessIsAnotherProgramUnderItsPid) {
   int fd = output_.write.get();
   Victim victim([fd](const auto& side) {
     take_output(fd);
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   victim.next();
   auto done = deputize(victim.pid(), {.program = teller()});
@@ -92,8 +91,7 @@ TEST_F(DeputizeTest, SignalsThatCameBeforeWaitForTheDeputy) {
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     ::sigprocmask(SIG_BLOCK, &set, nullptr);
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   victim.next();
   ::kill(victim.pid(), SIGTERM);
@@ -112,8 +110,7 @@ TEST_F(DeputizeTest, TheKeeperHasTheMemory) {
     take_output(fd);
     char* memory = map_memory(kMiB);
     touch(memory, kMiB, 'k');
-    side.tell(memory);
-    side.wait();
+    side.step(memory);
   });
   auto memory = victim.next();
   pid_t keeper = 0;
@@ -144,8 +141,7 @@ TEST_F(DeputizeTest, TheKeeperHasTheMemory) {
 
 TEST_F(DeputizeTest, AProgramThatIsNotThereChangesNothing) {
   Victim victim([](const auto& side) {
-    side.tell(1);
-    side.wait();
+    side.step(1);
     side.tell(2);
   });
   victim.next();

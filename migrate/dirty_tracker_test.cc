@@ -23,19 +23,14 @@ namespace {
 
 TEST_F(DirtyTrackerTest, ReportsExactlyWhatWasWritten) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    side.tell(memory);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    side.step(memory);
     memory[3 * kPageBytes] = 2;
     memory[200 * kPageBytes] = 2;
-    side.tell(1);
-    side.wait();
-    side.tell(1);
-    side.wait();
+    side.step(1);
+    side.step(1);
     memory[7 * kPageBytes] = 2;
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   auto memory = victim.next();
   EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + kMiB), 256U);
@@ -57,13 +52,10 @@ TEST_F(DirtyTrackerTest, ReportsExactlyWhatWasWritten) {
 
 TEST_F(DirtyTrackerTest, WritesOfTheKernelCount) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    side.tell(memory);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    side.step(memory);
     int zero = ::open("/dev/zero", O_RDONLY);
-    side.tell(::read(zero, memory + 5 * kPageBytes, 2 * kPageBytes) == 2 * kPageBytes);
-    side.wait();
+    side.step(::read(zero, memory + 5 * kPageBytes, 2 * kPageBytes) == 2 * kPageBytes);
   });
   auto memory = victim.next();
   harvest(victim.pid());
@@ -77,8 +69,7 @@ TEST_F(DirtyTrackerTest, FrozenHarvestWithoutAnyBeforeHasAll) {
   Victim victim([](const auto& side) {
     char* memory = map_memory(kMiB);
     touch(memory, kMiB / 2);
-    side.tell(memory);
-    side.wait();
+    side.step(memory);
   });
   auto memory = victim.next();
   auto pages = harvest_frozen(victim.pid());
@@ -175,18 +166,15 @@ TEST_F(DirtyTrackerTest, CopiesOfWhatItReportsMakeTheMemory) {
 
 TEST_F(DirtyTrackerTest, NewMappingsAreInTheNextHarvest) {
   Victim victim([](const auto& side) {
-    side.tell(1);
-    side.wait();
+    side.step(1);
     char* memory = map_memory(kMiB);
     touch(memory, kMiB / 2);
-    side.tell(memory);
-    side.wait();
+    side.step(memory);
     ::munmap(memory, kMiB);
     char* again = static_cast<char*>(::mmap(memory, kMiB, PROT_READ | PROT_WRITE,
                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
     touch(again, 8 * kPageBytes);
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   victim.next();
   harvest(victim.pid());
@@ -201,18 +189,14 @@ TEST_F(DirtyTrackerTest, NewMappingsAreInTheNextHarvest) {
 
 TEST_F(DirtyTrackerTest, MovedMappingsAreInTheNextHarvest) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
+    char* memory = map_touched(kMiB);
     char* target = map_memory(2 * kMiB);
-    side.tell(memory);
-    side.wait();
+    side.step(memory);
     void* moved = ::mremap(memory, kMiB, 2 * kMiB, MREMAP_MAYMOVE | MREMAP_FIXED, target);
-    side.tell(moved);
-    side.wait();
+    side.step(moved);
     target[9 * kPageBytes] = 5;
     target[300 * kPageBytes] = 5;
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   victim.next();
   harvest(victim.pid());
@@ -227,13 +211,10 @@ TEST_F(DirtyTrackerTest, MovedMappingsAreInTheNextHarvest) {
 
 TEST_F(DirtyTrackerTest, MovedAfterTheLastHarvestAndThenFrozen) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
+    char* memory = map_touched(kMiB);
     char* target = map_memory(kMiB);
-    side.tell(memory);
-    side.wait();
-    side.tell(::mremap(memory, kMiB, kMiB, MREMAP_MAYMOVE | MREMAP_FIXED, target));
-    side.wait();
+    side.step(memory);
+    side.step(::mremap(memory, kMiB, kMiB, MREMAP_MAYMOVE | MREMAP_FIXED, target));
   });
   victim.next();
   harvest(victim.pid());
@@ -243,13 +224,10 @@ TEST_F(DirtyTrackerTest, MovedAfterTheLastHarvestAndThenFrozen) {
 
 TEST_F(DirtyTrackerTest, DroppedPagesAreNotReportedUntilTheyAreBack) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    side.tell(memory);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    side.step(memory);
     ::madvise(memory, 16 * kPageBytes, MADV_DONTNEED);
-    side.tell(1);
-    side.wait();
+    side.step(1);
     memory[0] = 4;
     side.tell(static_cast<std::uint64_t>(memory[kPageBytes]));  // now the zero page
     side.wait();
@@ -267,17 +245,13 @@ TEST_F(DirtyTrackerTest, DroppedPagesAreNotReportedUntilTheyAreBack) {
 
 TEST_F(DirtyTrackerTest, ChangedProtectionKeepsTheTracking) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    side.tell(memory);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    side.step(memory);
     ::mprotect(memory + kMiB / 2, 64 * kPageBytes, PROT_READ);
-    side.tell(1);
-    side.wait();
+    side.step(1);
     ::mprotect(memory + kMiB / 2, 64 * kPageBytes, PROT_READ | PROT_WRITE);
     memory[kMiB / 2] = 3;
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   auto memory = victim.next();
   harvest(victim.pid());
@@ -293,12 +267,10 @@ TEST_F(DirtyTrackerTest, HeapGrowth) {
   Victim victim([](const auto& side) {
     auto* heap = static_cast<char*>(::sbrk(kMiB));
     touch(heap, kMiB);
-    side.tell(heap);
-    side.wait();
+    side.step(heap);
     auto* more = static_cast<char*>(::sbrk(kMiB));
     touch(more, kMiB);
-    side.tell(more);
-    side.wait();
+    side.step(more);
   });
   auto heap = (victim.next() + kPageBytes - 1) & ~(kPageBytes - 1);
   harvest(victim.pid());
@@ -320,10 +292,8 @@ TEST_F(DirtyTrackerTest, HeapGrowth) {
 
 TEST_F(DirtyTrackerTest, StackGrowth) {
   Victim victim([](const auto& side) {
-    side.tell(1);
-    side.wait();
-    side.tell(use_stack(60));
-    side.wait();
+    side.step(1);
+    side.step(use_stack(60));
   });
   victim.next();
   harvest(victim.pid());
@@ -339,13 +309,10 @@ TEST_F(DirtyTrackerTest, HugePages) {
     memory += (2 * kMiB - reinterpret_cast<std::uint64_t>(memory) % (2 * kMiB)) % (2 * kMiB);
     ::madvise(memory, 8 * kMiB, MADV_HUGEPAGE);
     touch(memory, 8 * kMiB);
-    side.tell(memory);
-    side.wait();
+    side.step(memory);
     memory[3 * kMiB] = 2;
-    side.tell(1);
-    side.wait();
-    side.tell(1);
-    side.wait();
+    side.step(1);
+    side.step(1);
   });
   auto memory = victim.next();
   EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + 8 * kMiB), 2048U);
@@ -364,11 +331,9 @@ TEST_F(DirtyTrackerTest, HugeReservationsStayCheap) {
     char* memory = map_memory(kReserved, MAP_NORESERVE);
     ::madvise(memory, kReserved, MADV_NOHUGEPAGE);  // a page is to be a page
     memory[kReserved / 2] = 1;
-    side.tell(memory);
-    side.wait();
+    side.step(memory);
     memory[kReserved / 4] = 1;
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   auto page_tables_kib = [&] {
     std::istringstream lines(*read_file(std::format("/proc/{}/status", victim.pid())));
@@ -392,10 +357,8 @@ TEST_F(DirtyTrackerTest, HugeReservationsStayCheap) {
 
 TEST_F(DirtyTrackerTest, AForkedChildIsAnotherProcess) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    side.tell(memory);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    side.step(memory);
     pid_t child = ::fork();
     if (child == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -403,11 +366,9 @@ TEST_F(DirtyTrackerTest, AForkedChildIsAnotherProcess) {
       side.tell(1);
       while (true) ::pause();
     }
-    side.tell(static_cast<std::uint64_t>(child));
-    side.wait();
+    side.step(static_cast<std::uint64_t>(child));
     memory[4 * kPageBytes] = 2;
-    side.tell(1);
-    side.wait();
+    side.step(1);
     ::kill(child, SIGKILL);
   });
   auto memory = victim.next();
@@ -425,8 +386,7 @@ TEST_F(DirtyTrackerTest, AForkedChildIsAnotherProcess) {
 
 TEST_F(DirtyTrackerTest, AfterAnExecAllPagesAreReported) {
   Victim victim([](const auto& side) {
-    side.tell(1);
-    side.wait();
+    side.step(1);
     ::execl("/bin/sleep", "sleep", "60", nullptr);
   });
   victim.next();
@@ -445,10 +405,7 @@ TEST_F(DirtyTrackerTest, AfterAnExecAllPagesAreReported) {
 }
 
 TEST_F(DirtyTrackerTest, AnEndedProcessIsGone) {
-  Victim victim([](const auto& side) {
-    side.tell(1);
-    side.wait();
-  });
+  Victim victim([](const auto& side) { side.step(1); });
   victim.next();
   harvest(victim.pid());
   victim.go();
@@ -466,13 +423,10 @@ TEST_F(DirtyTrackerTest, AnEndedProcessIsGone) {
 
 TEST_F(DirtyTrackerTest, LeavesNothingBehind) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    side.tell(memory);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    side.step(memory);
     touch(memory, kMiB, 3);
-    side.tell(static_cast<std::uint64_t>(memory[0] + memory[kMiB - kPageBytes]));
-    side.wait();
+    side.step(static_cast<std::uint64_t>(memory[0] + memory[kMiB - kPageBytes]));
   });
   auto memory = victim.next();
   auto files = [](pid_t pid) {
@@ -538,13 +492,10 @@ TEST_F(DirtyTrackerTest, DISABLED_Measure) {
 TEST(SoftDirtyTracker, ReportsWhatWasWritten) {
   if (!clear_soft_dirty(::getpid())) GTEST_SKIP() << "no clear_refs";
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    side.tell(memory);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    side.step(memory);
     memory[kPageBytes] = 2;
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   auto memory = victim.next();
   EXPECT_EQ(read_soft_dirty(victim.pid(), true)->pages_in(memory, memory + kMiB), 256U);

@@ -2,9 +2,7 @@
 #include "migrate/injector.h"
 
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <linux/futex.h>
-#include <linux/seccomp.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/ptrace.h>
@@ -13,7 +11,6 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstddef>
 #include <vector>
 
 #include "migrate/test_victim.h"
@@ -25,10 +22,8 @@ using InjectorTest = DirtyTrackerTest;
 
 TEST_F(InjectorTest, ATracedProcessIsRefused) {
   Victim victim([](const auto& side) {
-    side.tell(1);
-    side.wait();
-    side.tell(7);
-    side.wait();
+    side.step(1);
+    side.step(7);
   });
   victim.next();
   ASSERT_EQ(::ptrace(PTRACE_SEIZE, victim.pid(), nullptr, nullptr), 0);
@@ -40,12 +35,9 @@ TEST_F(InjectorTest, ATracedProcessIsRefused) {
 
 TEST_F(InjectorTest, AStoppedProcessStaysStopped) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    side.tell(memory);
-    side.wait();
-    side.tell(5);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    side.step(memory);
+    side.step(5);
   });
   auto memory = victim.next();
   ::kill(victim.pid(), SIGSTOP);
@@ -85,8 +77,7 @@ TEST_F(InjectorTest, SignalsThatArriveMeanwhileAreNotLost) {
     side.tell(1);
     while (counts->queued < kRounds) {
     }
-    side.tell(2);
-    side.wait();
+    side.step(2);
   });
   victim.next();
   int sent_faults = 0;
@@ -176,8 +167,7 @@ TEST_F(InjectorTest, BlockingCallsGoOn) {
       BlockingCalls blocking;
       if (::pipe(blocking.pipe_ends) != 0) ::_exit(7);
       side.tell(static_cast<std::uint64_t>(blocking.pipe_ends[1]));
-      side.tell(calls[i](blocking) ? 1 : 0);
-      side.wait();
+      side.step(calls[i](blocking) ? 1 : 0);
     });
     auto write_end = victim.next();
     ASSERT_TRUE(reaches_state(victim.pid(), 'S'));
@@ -197,25 +187,11 @@ TEST_F(InjectorTest, BlockingCallsGoOn) {
 
 TEST_F(InjectorTest, ASeccompFilteredProcess) {
   Victim victim([](const auto& side) {
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    // Kills at anything but read, write and exit_group.
-    sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_read, 3, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_write, 2, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    sock_fprog program{std::size(filter), filter};
-    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) ::_exit(6);
-    side.tell(memory);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    allow_nothing();
+    side.step(memory);
     memory[kPageBytes] = 2;
-    side.tell(1);
-    side.wait();
+    side.step(1);
     ::syscall(SYS_exit_group, 0);  // in _exit() a sanitizer makes system calls of its own
   });
   auto memory = victim.next();
@@ -229,13 +205,10 @@ TEST_F(InjectorTest, ASeccompFilteredProcess) {
 TEST_F(InjectorTest, AProcessOfSomebodyElse) {
   Victim victim([](const auto& side) {
     if (::setgid(65534) != 0 || ::setuid(65534) != 0) ::_exit(5);
-    char* memory = map_memory(kMiB);
-    touch(memory, kMiB);
-    side.tell(memory);
-    side.wait();
+    char* memory = map_touched(kMiB);
+    side.step(memory);
     memory[kPageBytes] = 2;
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   auto memory = victim.next();
   EXPECT_EQ(harvest(victim.pid()).pages_in(memory, memory + kMiB), 256U);
@@ -277,8 +250,7 @@ TEST_F(InjectorTest, RestartableSequencesAreAborted) {
     });
     while (!stop) lost += sequence_loses_its_registration() ? 1 : 0;
     waiter.join();
-    side.tell(lost);
-    side.wait();
+    side.step(lost);
   });
   victim.next();
   for (int i = 0; i < 200; ++i) {
@@ -297,12 +269,10 @@ TEST_F(InjectorTest, AProcessWithThreads) {
       threads.emplace_back([&] {
         while (!stop) ++turns;
       });
-    side.tell(1);
-    side.wait();
+    side.step(1);
     stop = true;
     for (auto& thread : threads) thread.join();
-    side.tell(turns);
-    side.wait();
+    side.step(turns);
   });
   victim.next();
   for (int i = 0; i < 50; ++i) {
@@ -319,10 +289,8 @@ TEST_F(InjectorTest, AFrozenProcessIsBusy) {
   if (!group) GTEST_SKIP() << "no control group: " << group.error().text();
   {
     Victim victim([](const auto& side) {
-      side.tell(1);
-      side.wait();
-      side.tell(6);
-      side.wait();
+      side.step(1);
+      side.step(6);
     });
     victim.next();
     ASSERT_TRUE(write_control_file(group->path() + "/cgroup.procs", std::to_string(victim.pid())));

@@ -2,13 +2,17 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
+#include <cstddef>
 #include <functional>
 #include <span>
 #include <thread>
@@ -23,7 +27,8 @@ namespace gestalt {
 
 inline constexpr std::uint64_t kMiB = 1U << 20;
 
-// A forked child that goes step by step: tell() hands a number out, wait() waits for go().
+// A forked child that goes step by step: tell() hands a number out, wait() waits for go(), step()
+// is both.
 class Victim {
  public:
   struct Side {
@@ -33,6 +38,10 @@ class Victim {
     void wait() const {
       std::uint64_t value = 0;
       if (::read(read, &value, sizeof value) != sizeof value) ::_exit(9);
+    }
+    void step(const auto& value) const {
+      tell(value);
+      wait();
     }
   };
   explicit Victim(const std::function<void(const Side&)>& body) {
@@ -94,6 +103,27 @@ inline char* map_memory(std::uint64_t bytes, int flags = 0) {
 
 inline void touch(char* memory, std::uint64_t bytes, char value = 1) {
   for (std::uint64_t at = 0; at < bytes; at += kPageBytes) memory[at] = value;
+}
+
+inline char* map_touched(std::uint64_t bytes) {
+  char* memory = map_memory(bytes);
+  touch(memory, bytes);
+  return memory;
+}
+
+// All but read, write and exit_group is death.
+inline void allow_nothing() {
+  sock_filter filter[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_read, 3, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_write, 2, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 1, 0),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  sock_fprog program{std::size(filter), filter};
+  ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) ::_exit(6);
 }
 
 inline char state_of(pid_t pid) {

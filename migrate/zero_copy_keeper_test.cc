@@ -32,8 +32,7 @@ class ZeroCopyKeeperTest : public testing::Test {
  protected:
   ZeroCopyKeeperTest()
       : victim_([](const auto& side) {
-          side.tell(1);
-          side.wait();
+          side.step(1);
           // Nobody to wait for, of whichever kind.
           side.tell(::waitpid(-1, nullptr, __WALL | WNOHANG) < 0 && errno == ECHILD ? 2 : 3);
         }) {
@@ -196,8 +195,7 @@ TEST(ZeroCopyKeeper, TheProcessKeepsItsLimits) {
     }
     rlimit memory{1, 1};
     ::setrlimit(RLIMIT_AS, &memory);
-    side.tell(1);
-    side.wait();
+    side.step(1);
   });
   victim.next();
   auto before = proc(victim.pid(), "limits");

@@ -16,10 +16,7 @@ constexpr std::uint64_t kBytes = kPages * kPageBytes;
 class ZeroCopyPlanTest : public testing::Test {
  protected:
   void plan(char* (*make)(), std::uint64_t bytes = kBytes) {
-    victim_ = std::make_unique<Victim>([make](const Victim::Side& side) {
-      side.tell(make());
-      side.wait();
-    });
+    victim_ = std::make_unique<Victim>([make](const Victim::Side& side) { side.step(make()); });
     start_ = victim_->next();
     PageSet wanted = wanted_;
     if (wanted.empty()) wanted.add(start_, start_ + bytes);

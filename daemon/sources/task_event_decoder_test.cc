@@ -23,8 +23,6 @@ std::string bytes_of(const Struct& value) {
   return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
-Bytes view_of(const std::string& text) { return std::as_bytes(std::span(text)); }
-
 std::string message(std::uint16_t type, const std::string& content) {
   nlmsghdr header{};
   header.nlmsg_len = static_cast<std::uint32_t>(sizeof header + content.size());
@@ -41,6 +39,46 @@ std::string attribute(int type, const std::string& content) {
   out.resize((out.size() + 3) / 4 * 4);
   return out;
 }
+
+void expect_only_a_loss(const TaskNews& news) {
+  EXPECT_TRUE(news.lost);
+  EXPECT_TRUE(news.events.empty());
+}
+
+void expect_nothing(const TaskNews& news) {
+  EXPECT_FALSE(news.lost);
+  EXPECT_TRUE(news.events.empty());
+}
+
+// A process begins, runs a program, and ends.
+void expect_a_life(const TaskNews& news) {
+  EXPECT_FALSE(news.lost);
+  ASSERT_EQ(news.events.size(), 3U);
+  EXPECT_EQ(news.events[0].kind, Kind::kFork);
+  EXPECT_EQ(news.events[1].kind, Kind::kExec);
+  EXPECT_EQ(news.events[2].kind, Kind::kExit);
+}
+
+template <class Decoder, auto number>
+class DecoderTest : public testing::Test {
+ protected:
+  TaskNews decode(const std::string& datagram) {
+    TaskNews news;
+    decoder_.decode(std::as_bytes(std::span(datagram)), news);
+    return news;
+  }
+  // Each cut is in memory of its own, so that a sanitizer sees a byte too many.
+  static void expect_any_cut_is_a_loss(const std::string& whole) {
+    for (std::size_t length = 1; length < whole.size(); ++length) {
+      SCOPED_TRACE(length);
+      std::vector<char> cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length));
+      TaskNews news;
+      Decoder(number).decode(std::as_bytes(std::span(cut)), news);
+      expect_only_a_loss(news);
+    }
+  }
+  Decoder decoder_{number};
+};
 
 // ------------------------------------------------------------------- the module's
 
@@ -70,25 +108,13 @@ std::string module_message(const std::string& events, std::uint16_t family = kFa
                  bytes_of(genlmsghdr{.cmd = command, .version = 1, .reserved = 0}) + events);
 }
 
-class ModuleEventDecoderTest : public testing::Test {
- protected:
-  TaskNews decode(const std::string& datagram) {
-    TaskNews news;
-    decoder_.decode(view_of(datagram), news);
-    return news;
-  }
-  ModuleEventDecoder decoder_{kFamily};
-};
+using ModuleEventDecoderTest = DecoderTest<ModuleEventDecoder, kFamily>;
 
 TEST_F(ModuleEventDecoderTest, TellsWhatHappenedInOrder) {
   auto news = decode(module_message(
       packed({.sequence = 5}) + packed({.sequence = 6, .type = GESTALT_EVENT_EXEC}) +
       packed({.sequence = 7, .type = GESTALT_EVENT_EXIT, .flags = GESTALT_EVENT_F_LAST})));
-  ASSERT_EQ(news.events.size(), 3U);
-  EXPECT_FALSE(news.lost);
-  EXPECT_EQ(news.events[0].kind, Kind::kFork);
-  EXPECT_EQ(news.events[1].kind, Kind::kExec);
-  EXPECT_EQ(news.events[2].kind, Kind::kExit);
+  expect_a_life(news);
   for (const auto& event : news.events) {
     EXPECT_EQ(event.pid, 1234);
     EXPECT_EQ(event.namespace_inode, 99U);
@@ -100,8 +126,7 @@ TEST_F(ModuleEventDecoderTest, ThreadsAndSlicesAreLeftOut) {
   auto news = decode(module_message(packed({.sequence = 5, .pids = {1235, 8}}) +
                                     packed({.sequence = 6, .type = GESTALT_EVENT_EXIT}) +
                                     packed({.sequence = 7, .type = GESTALT_EVENT_SLICE_REWOUND})));
-  EXPECT_TRUE(news.events.empty());
-  EXPECT_FALSE(news.lost);
+  expect_nothing(news);
 }
 
 TEST_F(ModuleEventDecoderTest, AGapIsALoss) {
@@ -116,24 +141,12 @@ TEST_F(ModuleEventDecoderTest, AResyncIsALoss) {
 }
 
 TEST_F(ModuleEventDecoderTest, OtherMessagesAreNoBusinessOfOurs) {
-  auto other = decode(module_message(packed({.sequence = 5}), kFamily + 1));
-  EXPECT_TRUE(other.events.empty());
-  auto answer = decode(module_message(packed({.sequence = 5}), kFamily, GESTALT_CMD_STATUS));
-  EXPECT_TRUE(answer.events.empty());
-  EXPECT_FALSE(other.lost || answer.lost);
+  expect_nothing(decode(module_message(packed({.sequence = 5}), kFamily + 1)));
+  expect_nothing(decode(module_message(packed({.sequence = 5}), kFamily, GESTALT_CMD_STATUS)));
 }
 
-// Each in memory of its own, so that a sanitizer sees a byte too many.
 TEST_F(ModuleEventDecoderTest, WhatIsCutOffIsALoss) {
-  auto whole = module_message(packed({.sequence = 5}));
-  for (std::size_t length = 1; length < whole.size(); ++length) {
-    ModuleEventDecoder decoder(kFamily);
-    std::vector<char> cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length));
-    TaskNews news;
-    decoder.decode(std::as_bytes(std::span(cut)), news);
-    EXPECT_TRUE(news.lost) << length;
-    EXPECT_TRUE(news.events.empty()) << length;
-  }
+  expect_any_cut_is_a_loss(module_message(packed({.sequence = 5})));
 }
 
 // An event's attribute that says it is longer than the event.
@@ -141,9 +154,7 @@ TEST_F(ModuleEventDecoderTest, AWrongLengthIsALoss) {
   auto event = packed({.sequence = 5});
   event[2 * sizeof(nlattr) - 4] = 0x7f;
   event[2 * sizeof(nlattr) - 3] = 0x7f;
-  auto news = decode(module_message(event));
-  EXPECT_TRUE(news.lost);
-  EXPECT_TRUE(news.events.empty());
+  expect_only_a_loss(decode(module_message(event)));
 }
 
 // ---------------------------------------------------------------- the connector's
@@ -184,24 +195,12 @@ proc_event exit_of(pid_t task, pid_t process) {
   return event;
 }
 
-class ConnectorDecoderTest : public testing::Test {
- protected:
-  TaskNews decode(const std::string& datagram) {
-    TaskNews news;
-    decoder_.decode(view_of(datagram), news);
-    return news;
-  }
-  ConnectorDecoder decoder_{kQuestion};
-};
+using ConnectorDecoderTest = DecoderTest<ConnectorDecoder, kQuestion>;
 
 TEST_F(ConnectorDecoderTest, TellsWhatHappenedInOrder) {
   auto news = decode(connector_message(fork_of(40, 40), 1) + connector_message(exec_of(40), 2) +
                      connector_message(exit_of(40, 40), 3));
-  ASSERT_EQ(news.events.size(), 3U);
-  EXPECT_FALSE(news.lost);
-  EXPECT_EQ(news.events[0].kind, Kind::kFork);
-  EXPECT_EQ(news.events[1].kind, Kind::kExec);
-  EXPECT_EQ(news.events[2].kind, Kind::kExit);
+  expect_a_life(news);
   for (const auto& event : news.events) {
     EXPECT_EQ(event.pid, 40);
     EXPECT_EQ(event.namespace_inode, 0U);
@@ -210,8 +209,7 @@ TEST_F(ConnectorDecoderTest, TellsWhatHappenedInOrder) {
 
 TEST_F(ConnectorDecoderTest, ThreadsAreLeftOut) {
   auto news = decode(connector_message(fork_of(41, 40), 1) + connector_message(exit_of(41, 40), 2));
-  EXPECT_TRUE(news.events.empty());
-  EXPECT_FALSE(news.lost);
+  expect_nothing(news);
 }
 
 TEST_F(ConnectorDecoderTest, EachCpuCountsItsOwn) {
@@ -239,20 +237,11 @@ TEST_F(ConnectorDecoderTest, OnlyTheAnswerToOurQuestionCounts) {
 
 TEST_F(ConnectorDecoderTest, OtherConnectorsAreNoBusinessOfOurs) {
   auto news = decode(connector_message(fork_of(40, 40), 1, 0, CN_IDX_PROC + 1));
-  EXPECT_TRUE(news.events.empty());
-  EXPECT_FALSE(news.lost);
+  expect_nothing(news);
 }
 
 TEST_F(ConnectorDecoderTest, WhatIsCutOffIsALoss) {
-  auto whole = connector_message(fork_of(40, 40), 1);
-  for (std::size_t length = 1; length < whole.size(); ++length) {
-    ConnectorDecoder decoder(kQuestion);
-    std::vector<char> cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length));
-    TaskNews news;
-    decoder.decode(std::as_bytes(std::span(cut)), news);
-    EXPECT_TRUE(news.lost) << length;
-    EXPECT_TRUE(news.events.empty()) << length;
-  }
+  expect_any_cut_is_a_loss(connector_message(fork_of(40, 40), 1));
 }
 
 // The netlink header is right, the connector's says more than there is, or too little for a fork.
@@ -260,9 +249,8 @@ TEST_F(ConnectorDecoderTest, AWrongLengthIsALoss) {
   for (std::uint16_t length : std::array<std::uint16_t, 4>{0, 1, 20, 0xffff}) {
     auto datagram = connector_message(fork_of(40, 40), 1);
     std::memcpy(datagram.data() + sizeof(nlmsghdr) + offsetof(cn_msg, len), &length, sizeof length);
-    auto news = decode(datagram);
-    EXPECT_TRUE(news.lost) << length;
-    EXPECT_TRUE(news.events.empty()) << length;
+    SCOPED_TRACE(length);
+    expect_only_a_loss(decode(datagram));
   }
 }
 
