@@ -4,40 +4,24 @@
 
 #include <cstdint>
 
+#include "migrate/test_image.h"
+
 namespace gestalt {
 namespace {
 
-// Fields as protobuf has them: a varint, a string.
-std::string number(int field, std::uint64_t value) {
-  std::string out(1, static_cast<char>(field << 3));
-  for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
-  return out + static_cast<char>(value);
-}
-
-std::string text(int field, const std::string& bytes) {
-  return std::string(1, static_cast<char>(field << 3 | 2)) + static_cast<char>(bytes.size()) +
-         bytes;
-}
-
 std::string regular(const std::string& name, const std::string& checks) {
-  return number(1, 7) + number(2, 02) + text(5, "") + text(6, name) + number(7, ~0ULL) + checks;
+  return field(1, 7) + field(2, 02) + field(5, "") + field(6, name) + field(7, ~0ULL) + checks;
 }
 
-std::string file(const std::string& entry) {
-  return number(1, 1) + number(2, 300) + text(3, entry);
-}
+std::string file(const std::string& kind) { return field(1, 1) + field(2, 300) + field(3, kind); }
 
 std::string image(const std::vector<std::string>& messages) {
-  std::string out("\x19\x43\x56\x54\x38\x31\x30\x56", 8);
-  for (const auto& message : messages) {
-    auto length = static_cast<std::uint32_t>(message.size());
-    out.append(reinterpret_cast<const char*>(&length), 4);
-    out += message;
-  }
+  auto out = image_front(0x56303138);
+  for (const auto& message : messages) out += entry(message);
   return out;
 }
 
-const std::string kChecks = number(8, 4096) + number(10, 020620);
+const std::string kChecks = field(8, 4096) + field(10, 020620);
 
 TEST(FilesImage, TheTerminalHasAnotherName) {
   auto content = image({file(regular("/dev/pts/11", kChecks)), file(regular("/dev/pts/1", kChecks)),
@@ -65,7 +49,7 @@ TEST(FilesImage, FilesOfTheSingleViewAreProcs) {
 }
 
 TEST(FilesImage, OtherKindsOfFilesStay) {
-  std::string pipe = number(1, 7) + number(2, 5) + text(9, "x");
+  std::string pipe = field(1, 7) + field(2, 5) + field(9, "x");
   auto content = image({pipe});
   ASSERT_TRUE(adapt_files(content, "/dev/pts/1", "/dev/pts/2"));
   EXPECT_EQ(content, image({pipe}));

@@ -2,30 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include "migrate/test_image.h"
 
 namespace gestalt {
 namespace {
 
-std::string varint(std::uint64_t value) {
-  std::string out;
-  for (; value >= 128; value >>= 7) out += static_cast<char>(value | 128);
-  return out + static_cast<char>(value);
-}
-
-std::string word(std::uint32_t value) {
-  return {reinterpret_cast<const char*>(&value), sizeof value};
-}
-
-std::string entry(std::string_view body) {
-  return word(static_cast<std::uint32_t>(body.size())) + std::string(body);
-}
-
-std::string field(int number, std::uint64_t value) {
-  return varint(static_cast<std::uint64_t>(number) << 3) + varint(value);
-}
-
-const std::string kFront = word(0x54564319) + word(0x56084025) + entry(field(1, 1));
+const std::string kFront = image_front(0x56084025) + entry(field(1, 1));
 
 // Flags: 1 in a parent, 2 lazy, 4 present.
 TEST(PagemapImage, TellsWhatIsThereFromWhatIsLeftToUs) {

@@ -14,44 +14,22 @@
 #include "migrate/criu_image.h"
 #include "migrate/mm_image.h"
 #include "migrate/pagemap_image.h"
+#include "migrate/test_image.h"
 
 namespace gestalt {
 namespace {
 
-std::string varint(std::uint64_t value) {
-  std::string out;
-  for (; value >= 128; value >>= 7) out += static_cast<char>(value | 128);
-  return out + static_cast<char>(value);
-}
-
-std::string word(std::uint32_t value) {
-  return {reinterpret_cast<const char*>(&value), sizeof value};
-}
-
-std::string message(std::string_view body) {
-  return word(static_cast<std::uint32_t>(body.size())) + std::string(body);
-}
-
-std::string field(int number, std::uint64_t value) {
-  return varint(static_cast<std::uint64_t>(number) << 3) + varint(value);
-}
-
-std::string nested(int number, std::string_view body) {
-  return varint(static_cast<std::uint64_t>(number) << 3 | 2) + varint(body.size()) +
-         std::string(body);
-}
-
 std::string area(std::uint64_t start, std::uint64_t end, std::uint64_t flags, std::uint64_t kind) {
-  return nested(14, field(1, start) + field(2, end) + field(3, 0) + field(4, 0) + field(5, 3) +
-                        field(6, flags) + field(7, kind) + field(8, ~0ULL));
+  return field(14, field(1, start) + field(2, end) + field(3, 0) + field(4, 0) + field(5, 3) +
+                       field(6, flags) + field(7, kind) + field(8, ~0ULL));
 }
 
 std::string mm_image(std::string_view areas) {
-  return word(0x54564319) + word(0x57492820) + message(field(1, 0x400000) + std::string(areas));
+  return image_front(0x57492820) + entry(field(1, 0x400000) + std::string(areas));
 }
 
 std::string pagemap_image(std::string_view entries) {
-  return word(0x54564319) + word(0x56084025) + message(field(1, 1)) + std::string(entries);
+  return image_front(0x56084025) + entry(field(1, 1)) + std::string(entries);
 }
 
 constexpr std::uint64_t kPlain = MAP_PRIVATE | MAP_ANONYMOUS;
@@ -79,7 +57,7 @@ TEST(MmImage, RefusesDamage) {
     EXPECT_EQ(cut.error().code, ErrorCode::kProtocol);
   }
   EXPECT_FALSE(parse_lazy_areas(good + "x"));
-  EXPECT_FALSE(parse_lazy_areas(good + message("")));
+  EXPECT_FALSE(parse_lazy_areas(good + entry("")));
   EXPECT_FALSE(parse_lazy_areas(mm_image(area(0x20000, 0x10000, kPlain, kRegular))));
   EXPECT_FALSE(parse_lazy_areas(mm_image(area(0x10001, 0x20000, kPlain, kRegular))));
   EXPECT_FALSE(parse_lazy_areas(mm_image(area(0x1000, 1ULL << 60, kPlain, kRegular))));
@@ -89,12 +67,12 @@ TEST(MmImage, RefusesDamage) {
 
 TEST(PagemapImage, KnowsWhatWasDumpedAndWhatIsEager) {
   std::string image =
-      pagemap_image(message(field(1, 0x1000) + field(2, 1) + field(4, 2 | 4)) +
-                    message(field(1, 0x3000) + field(2, 2) + field(4, 4)) +
-                    message(field(1, 0x6000) + field(2, 1) + field(3, 1)) +
-                    message(field(1, 0x8000) + field(2, 1) + field(4, 1)) +
-                    message(field(1, 0xa000) + field(2, 0) + field(4, 4) + field(5, 3)) +
-                    message(field(1, 0x10000) + field(2, 1) + field(4, 2)));
+      pagemap_image(entry(field(1, 0x1000) + field(2, 1) + field(4, 2 | 4)) +
+                    entry(field(1, 0x3000) + field(2, 2) + field(4, 4)) +
+                    entry(field(1, 0x6000) + field(2, 1) + field(3, 1)) +
+                    entry(field(1, 0x8000) + field(2, 1) + field(4, 1)) +
+                    entry(field(1, 0xa000) + field(2, 0) + field(4, 4) + field(5, 3)) +
+                    entry(field(1, 0x10000) + field(2, 1) + field(4, 2)));
   auto eager = parse_eager_pages(image);
   ASSERT_TRUE(eager) << eager.error().text();
   EXPECT_EQ(eager->pages(), 5U);
@@ -151,8 +129,8 @@ TEST_F(StateDumpTest, MissingPagesArePresentLazyAndNotDumped) {
         mm_image(area(start_, start_ + 0x10000, kPlain, kRegular) +
                  area(start_ + 0x10000, start_ + 0x20000, kPlain | MAP_LOCKED, kRegular)));
   write(name("pagemap"),
-        pagemap_image(message(field(1, start_) + field(2, 3) + field(4, 4)) +
-                      message(field(1, start_ + 0x4000) + field(2, 1) + field(4, 2 | 4))));
+        pagemap_image(entry(field(1, start_) + field(2, 3) + field(4, 4)) +
+                      entry(field(1, start_ + 0x4000) + field(2, 1) + field(4, 2 | 4))));
   write("mm-x.img", "nothing");
   auto missing = read_missing_pages(directory_);
   ASSERT_TRUE(missing) << missing.error().text();

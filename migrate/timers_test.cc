@@ -10,39 +10,23 @@
 
 #include "common/clock.h"
 #include "common/fd.h"
+#include "migrate/test_image.h"
 
 namespace gestalt {
 namespace {
 
-std::string varint(std::uint64_t value) {
-  std::string out;
-  for (; value >= 128; value >>= 7) out += static_cast<char>(value | 128);
-  return out + static_cast<char>(value);
-}
-std::string number(int field, std::uint64_t value) {
-  return varint(static_cast<std::uint64_t>(field) << 3) + varint(value);
-}
-std::string bytes(int field, const std::string& value) {
-  return varint(static_cast<std::uint64_t>(field) << 3 | 2) + varint(value.size()) + value;
-}
-std::string word(std::uint32_t value) {
-  return {reinterpret_cast<const char*>(&value), sizeof value};
-}
-std::string entry(const std::string& body) {
-  return word(static_cast<std::uint32_t>(body.size())) + body;
-}
 std::string timer(std::uint64_t ticks, std::uint64_t left, std::uint64_t interval) {
-  std::string body = number(1, 7) + number(2, 2) + bytes(3, number(1, 0)) + number(4, 1) +
-                     number(5, ticks) + number(6, 0) + number(7, 0) + number(8, left) +
-                     number(9, 0) + number(10, interval);
-  return entry(number(1, 11) + number(2, 7) + bytes(12, body));
+  std::string body = field(1, 7) + field(2, 2) + field(3, field(1, 0)) + field(4, 1) +
+                     field(5, ticks) + field(6, 0) + field(7, 0) + field(8, left) + field(9, 0) +
+                     field(10, interval);
+  return entry(field(1, 11) + field(2, 7) + field(12, body));
 }
-const std::string kFront = word(0x54564319) + word(0x56303138);
+const std::string kFront = image_front(0x56303138);
 
 TEST(Timers, AnExpiredPeriodicTimerIsArmedAgain) {
-  std::string image = kFront + entry(number(1, 1) + number(2, 5)) + timer(1, 0, 10'000'000);
+  std::string image = kFront + entry(field(1, 1) + field(2, 5)) + timer(1, 0, 10'000'000);
   EXPECT_EQ(rearm_expired_timers(image), 1);
-  EXPECT_EQ(image, kFront + entry(number(1, 1) + number(2, 5)) + timer(1, 1, 10'000'000));
+  EXPECT_EQ(image, kFront + entry(field(1, 1) + field(2, 5)) + timer(1, 1, 10'000'000));
   EXPECT_EQ(rearm_expired_timers(image), 0);
 }
 
@@ -63,7 +47,7 @@ TEST(Timers, DamagedImagesAreRefused) {
     std::string cut = good.substr(0, size);
     EXPECT_FALSE(rearm_expired_timers(cut)) << size;
   }
-  std::string inner = kFront + entry(bytes(12, "\xff\xff"));
+  std::string inner = kFront + entry(field(12, "\xff\xff"));
   EXPECT_FALSE(rearm_expired_timers(inner));
 }
 
