@@ -15,8 +15,10 @@
 #include "common/child.h"
 #include "migrate/criu_client.h"
 #include "migrate/memory_map.h"
+#include "migrate/rdma_rig.h"
 #include "migrate/zero_copy_fixture.h"
 #include "migrate/zero_copy_probe.h"
+#include "migrate/zero_copy_unit.h"
 
 namespace gestalt {
 namespace {
@@ -405,6 +407,76 @@ TEST_F(ZeroCopyTest, TheKeeperIsKilled) {
   EXPECT_EQ(registration_->staged().pages(), wanted_.pages());
   EXPECT_FALSE(registration_->stats().trouble.empty());
   release_and_thaw();
+}
+
+// Kills a keeper that has descriptors: only after its first mapping is it given any.
+std::jthread kill_at_work(pid_t keeper) {
+  return std::jthread([keeper](const std::stop_token& stop) {
+    std::error_code ignored;
+    std::filesystem::path files = std::format("/proc/{}/fd", keeper);
+    while (std::filesystem::directory_iterator(files, ignored) ==
+           std::filesystem::directory_iterator())
+      if (stop.stop_requested()) return;
+    ::kill(keeper, SIGKILL);
+  });
+}
+
+// The task besides it that has this process's memory.
+pid_t keeper_of(pid_t pid) {
+  auto maps_of = [](pid_t each) { return read_file(std::format("/proc/{}/maps", each)); };
+  auto maps = maps_of(pid).value_or("?");
+  for (pid_t each : list_pids("/proc").value_or(std::vector<pid_t>()))
+    if (each != pid && maps_of(each).value_or("") == maps) return each;
+  return -1;
+}
+
+TEST_F(ZeroCopyTest, TheKeeperIsKilledAtWork) {
+  start([] { return map_filled(kBufferBytes); }, kBufferBytes);
+  auto status = std::format("/proc/{}/status", victim_->pid());
+  auto size = kilobytes(status, "VmSize");
+  while (true) {  // it may be ready before it is hit
+    ASSERT_NO_FATAL_FAILURE(prepare());
+    ASSERT_NO_FATAL_FAILURE(freeze());
+    {
+      auto killer = kill_at_work(source_->keeper());
+      ASSERT_NO_FATAL_FAILURE(register_pages());
+    }
+    if (registration_->needs_clean_up()) break;
+    ASSERT_NO_FATAL_FAILURE(release_and_thaw());
+  }
+  registration_->release();
+  ASSERT_TRUE(group_->thaw(deadline_in(kPatience)));
+  EXPECT_GT(kilobytes(status, "VmSize"), size);
+  auto cleaned = registration_->clean_up();
+  ASSERT_TRUE(cleaned) << cleaned.error().text();
+  EXPECT_FALSE(registration_->needs_clean_up());
+  thaw();  // it is what it was
+}
+
+TEST_F(ZeroCopyTest, AKeeperOfAUnitIsKilledAtWork) {
+  GESTALT_NEED_RDMA(rdma);
+  auto domain = RdmaDomain::at(rdma.address);
+  ASSERT_TRUE(domain) << domain.error().text();
+  start([] { return map_filled(kBufferBytes); }, kBufferBytes);
+  auto status = std::format("/proc/{}/status", victim_->pid());
+  auto size = kilobytes(status, "VmSize");
+  std::optional<ZeroCopyUnit> unit;
+  while (kilobytes(status, "VmSize") == size) {
+    unit.emplace();
+    unit->prepare({victim_->pid()}, *domain);
+    pid_t keeper = keeper_of(victim_->pid());
+    ASSERT_GT(keeper, 0);
+    ASSERT_NO_FATAL_FAILURE(freeze());
+    {
+      auto killer = kill_at_work(keeper);
+      (void)unit->register_pages({{static_cast<std::uint32_t>(victim_->pid()), wanted_}}, 16,
+                                 deadline_in(kPatience));
+    }
+    unit->release();
+    ASSERT_TRUE(group_->thaw(deadline_in(kPatience)));
+  }
+  unit->clean_up();
+  thaw();
 }
 
 TEST_F(ZeroCopyTest, NoTimeIsLeft) {
