@@ -22,6 +22,7 @@ namespace gestalt {
 namespace {
 
 constexpr auto kStopTimeout = std::chrono::seconds(1);
+constexpr auto kCriuTimeout = std::chrono::seconds(10);  // milliseconds, on a machine at leisure
 
 struct Options {
   std::string config = paths::kConfigFile;
@@ -53,7 +54,7 @@ std::string criu_version() {
   if (!pid) return {};
   pipe->write.reset();
   std::string text(4096, '\0');
-  Deadline deadline = deadline_in(std::chrono::seconds(2));
+  Deadline deadline = deadline_in(kCriuTimeout);
   ssize_t count = 0;
   if (wait_for(pipe->read.get(), POLLIN, deadline))
     count = ::read(pipe->read.get(), text.data(), text.size());
