@@ -172,8 +172,9 @@ void add_migrate(CLI::App& app, const ActionSlot& slot) {
   command->add_flag("--no-file-cache", options->no_file_cache,
                     "Do not read its files ahead there, as far as they are cached here");
   command->add_flag("--any-cpu", options->any_cpu, "Also to CPUs without features that it may use");
-  command->add_flag("--dry-run", options->dry_run,
-                    "Only say what is in the way (exit code 5), and how much is to be sent");
+  command->add_flag(
+      "--dry-run", options->dry_run,
+      "Only say what is in the way (exit code 5), how much is to be sent, and by what");
   auto* wait = command->add_flag("--wait", options->wait,
                                  "Until the source is free: so unless the mode is lazy");
   command->add_flag("--no-wait", options->no_wait, "Only until the job runs there")->excludes(wait);

@@ -173,6 +173,8 @@ boost::json::object preflight_object(const wire::PreflightReport& report, unsign
       {"threads", report.threads()},
       {"tracker", to_utf8(report.tracker())},
       {"state_dump", to_utf8(report.state_dump())},
+      {"transport", to_utf8(report.transport())},
+      {"transport_reason", to_utf8(report.transport_reason())},
   };
 }
 

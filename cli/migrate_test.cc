@@ -164,11 +164,18 @@ TEST_F(MigrateTest, ADryRunSaysWhatIsInTheWay) {
   report.set_expected_bytes(512U << 20);
   report.set_state_dump("state-only");
   report.set_tracker("uffd-wp");
+  report.set_transport("tcp");
+  report.set_transport_reason("no device (load one)");
   auto ended = run({"migrate", "16390", "n2", "--dry-run"});
   EXPECT_EQ(ended.exit_code, 0);
   EXPECT_TRUE(request().dry_run());
   EXPECT_THAT(ended.output, StartsWith("pid 16390 can move from n1 to n2 (mode hybrid)"));
   EXPECT_THAT(ended.output, HasSubstr("1.0G resident, about 512M to send"));
+  EXPECT_THAT(ended.output, HasSubstr("  transport: tcp; not RDMA: no device (load one)\n"));
+  report.set_transport("rdma");
+  report.clear_transport_reason();
+  EXPECT_THAT(run({"migrate", "16390", "n2", "--dry-run"}).output,
+              HasSubstr("  transport: rdma\n"));
   auto& blocker = *report.add_blockers();
   blocker.set_pid(16391);
   blocker.set_what("io_uring is in use");

@@ -49,6 +49,13 @@ std::string faults_text(const wire::MigrationStats& stats) {
          std::format(", {} pages were there before they were asked for", stats.faults_avoided());
 }
 
+std::string transport_text(const wire::PreflightReport& report) {
+  std::string out = visible(report.transport());
+  if (!report.transport_reason().empty())
+    out += std::format("; not RDMA: {}", visible(report.transport_reason()));
+  return out;
+}
+
 bool has_faults(const wire::MigrationStats& stats) {
   return stats.faults_demand() + stats.faults_avoided() + stats.faults_local() > 0;
 }
@@ -106,6 +113,7 @@ std::string preflight_text(const wire::PreflightReport& report, unsigned pid) {
   if (can)
     out += std::format("  state dump: {}; dirty tracker: {}\n", visible(report.state_dump()),
                        visible(report.tracker()));
+  if (can) out += std::format("  transport: {}\n", transport_text(report));
   return out;
 }
 

@@ -199,9 +199,13 @@ TEST(Json, PreflightKeys) {
   wire::PreflightReport report;
   EXPECT_TRUE(preflight_object(report, 5).at("can_move").as_bool());
   report.add_blockers()->set_what("io_uring");
+  report.set_transport("tcp");
+  report.set_transport_reason("no device");
   auto object = preflight_object(report, 5);
   EXPECT_FALSE(object.at("can_move").as_bool());
   EXPECT_EQ(object.at("blockers").at(0).at("what").as_string(), "io_uring");
+  EXPECT_EQ(object.at("transport").as_string(), "tcp");
+  EXPECT_EQ(object.at("transport_reason").as_string(), "no device");
   EXPECT_EQ(object.size(), fields_of("PreflightReport") + 2);
 }
 

@@ -9,6 +9,7 @@
 #include "daemon/cpu_features.h"
 #include "daemon/job_permission.h"
 #include "daemon/load.h"
+#include "daemon/rdma_question.h"
 #include "daemon/task_fetch.h"
 
 namespace gestalt {
@@ -21,6 +22,7 @@ constexpr auto kStandInTimeout = std::chrono::seconds(5);
 constexpr auto kLeavingTimeout = std::chrono::seconds(6);
 constexpr auto kPrepareTimeout = std::chrono::seconds(8);    // the leader waits ten
 constexpr auto kPreflightTimeout = std::chrono::seconds(8);  // likewise
+constexpr auto kRdmaTimeout = std::chrono::seconds(5);       // likewise
 
 // The directory of a process in procfs serves as its pidfd: the signal reaches the very
 // process whose ids were checked, or nobody.
@@ -143,6 +145,11 @@ void Agent::on_leader_message(wire::Message message) {
       return;
     case wire::Message::kPreflightRequest:
       asio::co_spawn(context_, preflight(this, message.request_id(), message.preflight_request()),
+                     asio::detached);
+      return;
+    case wire::Message::kRdmaRequest:
+      asio::co_spawn(context_,
+                     tell_rdma(this, message.request_id(), message.rdma_request().address()),
                      asio::detached);
       return;
     case wire::Message::kNodeKillRequest:
@@ -294,6 +301,14 @@ Awaitable<> Agent::preflight(Agent* self, std::uint64_t request_id,
   wire::Message message;
   *message.mutable_preflight_request() = std::move(request);
   self->link_.reply(request_id, co_await stand_in->request(std::move(message), kPreflightTimeout));
+}
+
+Awaitable<> Agent::tell_rdma(Agent* self, std::uint64_t request_id, std::string address) {
+  std::vector<std::string> command{paths::kInitProgram, "--rdma-to", address};
+  if (address.empty()) command = {paths::kInitProgram, "--rdma-at", self->link_.own_address()};
+  auto can = co_await ask_for_rdma(std::move(command), kRdmaTimeout);
+  if (!can) co_return self->link_.reply(request_id, std::unexpected(std::move(can).error()));
+  self->link_.reply(request_id, empty_message());
 }
 
 Awaitable<> Agent::kill_task(Agent* self, std::uint64_t request_id, wire::NodeKillRequest request) {

@@ -29,6 +29,8 @@ class Agent {
                                       wire::PrepareIncoming prepare);
   static Awaitable<> preflight(Agent* self, std::uint64_t request_id,
                                wire::PreflightRequest request);
+  // `address`: from here to there; empty: to here.
+  static Awaitable<> tell_rdma(Agent* self, std::uint64_t request_id, std::string address);
   static Awaitable<> kill_task(Agent* self, std::uint64_t request_id,
                                wire::NodeKillRequest request);
   static Awaitable<> kill_together(Agent* self, std::uint64_t request_id,

@@ -182,6 +182,9 @@ class Leader {
                                                                   MigrationArbiter::Plan plan);
   [[nodiscard]] Awaitable<Result<bool>> pages_first(const MigrationArbiter::Plan& plan);
   [[nodiscard]] Awaitable<Result<wire::MigrateReply>> preflight(MigrationArbiter::Plan plan);
+  [[nodiscard]] Awaitable<Result<void>> look_for_rdma(std::string source, std::string destination);
+  [[nodiscard]] Awaitable<> add_transport(std::string wanted, std::uint32_t pid,
+                                          wire::PreflightReport& report);
   [[nodiscard]] Awaitable<> add_home_blockers(std::uint32_t pid, wire::PreflightReport& report);
 
   // leader_migrations.cc

@@ -127,6 +127,7 @@ Awaitable<Result<wire::MigrateReply>> Leader::preflight_of(FoundTask found,
   GESTALT_CO_TRY(complete_options(*asked.mutable_options(), config_.migration));
   *asked.mutable_facts() = destination_facts(found.node, request.node());
   auto mode = asked.options().mode();
+  auto transport = asked.options().transport();
   auto answer = co_await ask(found.node, std::move(question), kPreflightTimeout);
   if (!answer) co_return std::unexpected(std::move(answer).error());
   if (!answer->has_preflight_report())
@@ -137,6 +138,7 @@ Awaitable<Result<wire::MigrateReply>> Leader::preflight_of(FoundTask found,
   report.set_mode(mode);
   report.set_source(found.node);
   report.set_destination(request.node());
+  co_await add_transport(std::move(transport), found.task.pid(), report);
   co_return out;
 }
 

@@ -1,8 +1,10 @@
 // Leader: what users ask about migrations.
+#include "common/no_rdma.h"
 #include "daemon/certificates.h"
 #include "daemon/job_permission.h"
 #include "daemon/leader.h"
 #include "daemon/migration_options.h"
+#include "daemon/preflight_transport.h"
 #include "daemon/wall_clock.h"
 
 namespace gestalt {
@@ -186,7 +188,29 @@ Awaitable<Result<wire::MigrateReply>> Leader::preflight(MigrationArbiter::Plan p
   const Job* job = jobs_.find(plan.job_id);
   if (job != nullptr && comes_home(*job, plan.destination))
     co_await add_home_blockers(plan.pid, report);
+  co_await add_transport(plan.options.transport(), plan.pid, report);
   co_return out;
+}
+
+// As a migration finds out: the destination looks for a device that has its address, then the
+// source for one that leads there.
+Awaitable<Result<void>> Leader::look_for_rdma(std::string source, std::string destination) {
+  wire::Message here;
+  here.mutable_rdma_request();
+  auto offered = co_await ask(destination, std::move(here), kPreflightTimeout);
+  if (!offered) co_return std::unexpected(rdma_not_offered(offered.error().text()));
+  wire::Message there;
+  there.mutable_rdma_request()->set_address(facts_[destination].hello.address());
+  auto leads = co_await ask(source, std::move(there), kPreflightTimeout);
+  if (!leads) co_return std::unexpected(std::move(leads).error());
+  co_return Result<void>();
+}
+
+Awaitable<> Leader::add_transport(std::string wanted, std::uint32_t pid,
+                                  wire::PreflightReport& report) {
+  Result<void> rdma;
+  if (wanted != "tcp") rdma = co_await look_for_rdma(report.source(), report.destination());
+  put_transport(wanted, std::move(rdma), pid, report);
 }
 
 // The deputy is one of its session's processes, whose stand-in knows the way.

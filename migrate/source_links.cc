@@ -3,6 +3,7 @@
 
 #include "common/fault.h"
 #include "common/log.h"
+#include "common/no_rdma.h"
 #include "migrate/source.h"
 
 namespace gestalt {
@@ -41,10 +42,7 @@ Result<void> MigrationSource::connect() {
 
 Result<void> MigrationSource::prepare_rdma(Deadline deadline) {
   if (parameters_.options.transport() == "tcp") return {};
-  if (unit_.rdma_port == 0) {
-    std::string why = unit_.rdma_reason.empty() ? "it does not offer it" : unit_.rdma_reason;
-    return go_without_rdma({ErrorCode::kUnavailable, "the destination: " + why, {}});
-  }
+  if (unit_.rdma_port == 0) return go_without_rdma(rdma_not_offered(unit_.rdma_reason));
   auto domain = RdmaDomain::towards(unit_.address, deadline);
   if (!domain) return go_without_rdma(std::move(domain).error());
   domain_ = std::move(*domain);
@@ -56,10 +54,8 @@ Result<void> MigrationSource::prepare_rdma(Deadline deadline) {
 Result<void> MigrationSource::go_without_rdma(Error why) {
   rdma_.reset();
   domain_.reset();
-  if (parameters_.options.transport() == "rdma") {
-    if (why.remedy.empty()) why.remedy = "use --transport auto or tcp";
-    return std::unexpected(std::move(why).in("no RDMA"));
-  }
+  if (parameters_.options.transport() == "rdma")
+    return std::unexpected(rdma_refused(std::move(why)));
   log::info("pages go by TCP", log::field("migration", parameters_.migration_id),
             log::field("why", why.text()));
   stats_.set_transport_reason(why.text());

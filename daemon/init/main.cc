@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -21,11 +22,14 @@
 #include "common/paths.h"
 #include "daemon/init/cluster_init.h"
 #include "migrate/criu_client.h"
+#include "migrate/rdma_device.h"
 #include "migrate/state_dump.h"
 #include "migrate/zero_copy_probe.h"
 
 namespace gestalt {
 namespace {
+
+constexpr auto kRdmaTimeout = std::chrono::seconds(3);
 
 Result<void> enter_namespaces() {
   if (::unshare(CLONE_NEWPID | CLONE_NEWNS) != 0)
@@ -103,6 +107,15 @@ int probe() {
   return 0;
 }
 
+// For gestaltd (daemon/rdma_question.h). Opens the device and nothing more.
+int tell_rdma(std::string_view way, const std::string& address) {
+  auto domain = way == "--rdma-at" ? RdmaDomain::at(address)
+                                   : RdmaDomain::towards(address, deadline_in(kRdmaTimeout));
+  if (domain) return 0;
+  std::printf("%s\n%s\n", domain.error().message.c_str(), domain.error().remedy.c_str());
+  return 1;
+}
+
 }  // namespace
 }  // namespace gestalt
 
@@ -114,9 +127,12 @@ int main(int argc, char** argv) {
     } else if (std::strcmp(argv[i], "--probe") == 0) {
       gestalt::log::initialise("gestalt-init");
       return gestalt::probe();
+    } else if ((std::strcmp(argv[i], "--rdma-at") == 0 || std::strcmp(argv[i], "--rdma-to") == 0) &&
+               i + 1 < argc) {
+      return gestalt::tell_rdma(argv[i], argv[i + 1]);
     } else {
       std::fputs(
-          "Usage: gestalt-init [--socket PATH | --probe]\n"
+          "Usage: gestalt-init [--socket PATH | --probe | --rdma-at ADDRESS | --rdma-to ADDRESS]\n"
           "Makes this node's cluster pid namespace and stays as its pid 1. Started by\n"
           "gestaltd; not meant to be run by hand.\n",
           stderr);

@@ -146,6 +146,35 @@ test_what_moves() {
   ends_well plain
 }
 
+# Nodes of a sandbox have no RDMA device; a migration says the same in its report.
+test_the_transport() {
+  local why
+  start_python plain 'pass'
+  migrate "$pid" node2 --dry-run || fail "$(cat "$scratch/migration.err")"
+  assert_eq "$(dry_run "$pid" node2 | jq -r '.[0].transport')" tcp
+  why=$(dry_run "$pid" node2 | jq -r '.[0].transport_reason')
+  assert_contains "$why" "the destination: "
+  assert_contains "$(gestalt migrate "$pid" node2 --dry-run)" "transport: tcp; not RDMA: $why"
+  assert_eq "$(dry_run "$pid" node2 --transport tcp | jq -c '.[0] | [.transport, .transport_reason]')" '["tcp",""]'
+  refused_rdma
+  move "$pid" node2
+  assert_eq "$(reported .transport_reason)" "$why" "the migration's reason"
+  ends_well plain
+}
+
+dry_run() { gestalt migrate "$@" --dry-run --json; }
+
+refused_rdma() {
+  local status=0
+  dry_run "$pid" node2 --transport rdma >"$scratch/report" || status=$?
+  assert_eq "$status" 5 "exit status of a dry run"
+  assert_eq "$(jq -c '.[0] | [.can_move, .transport]' "$scratch/report")" '[false,""]'
+  assert_contains "$(jq -r '.[0].blockers[].what' "$scratch/report")" "no RDMA: the destination: "
+  expect_exit 6 migrate "$pid" node2 --transport rdma
+  assert_contains "$(cat "$scratch/migration.err")" "$(jq -r '.[0].blockers[0].what' "$scratch/report")"
+  assert_eq "$(node_of "$pid")" node1
+}
+
 # They name files: of others nobody is told.
 test_of_others_nothing() {
   start_python roots 'f = open("/dev/shm/pre" + "flight", "w+")'

@@ -95,6 +95,42 @@ test_rdma_that_cannot_be_is_refused() {
   expect_only_on node1 mover 1
 }
 
+dry_run() { gestalt migrate "$pid" leader --dry-run --json "$@"; }
+
+test_a_dry_run_says_rdma() {
+  local how
+  start_victim mover node1 memory
+  for how in auto rdma; do
+    assert_eq "$(dry_run --transport "$how" | jq -c '.[0] | [.can_move, .transport, .transport_reason]')" \
+      '[true,"rdma",""]' "transport $how"
+  done
+  assert_contains "$(gestalt migrate "$pid" leader --dry-run)" "transport: rdma"
+  assert_eq "$(dry_run --transport tcp | jq -r '.[0].transport')" tcp "transport"
+  keeps_working mover
+  expect_only_on node1 mover 1
+}
+
+# Whichever end lacks a device; the migration then says the same.
+test_a_dry_run_says_why_it_is_not_rdma() {
+  local node why status
+  start_victim mover node1 memory
+  for node in leader node1; do
+    on "$node" rdma link delete rxe0
+    why=$(dry_run | jq -er '.[0] | select(.can_move and .transport == "tcp").transport_reason')
+    status=0
+    dry_run --transport rdma >"$scratch/report" || status=$?
+    assert_eq "$status" 5 "exit status of a dry run"
+    assert_contains "$(jq -r '.[0].blockers[].what' "$scratch/report")" "no RDMA"
+    [[ $node == node1 || $why == "the destination: "* ]] || fail "not the destination's reason: $why"
+    [[ $node == leader || $why != "the destination: "* ]] || fail "not the source's reason: $why"
+    migrate "$pid" leader
+    assert_eq "$(reported .transport_reason)" "$why" "the migration's reason"
+    migrate "$pid" node1 --transport tcp
+    on "$node" rdma link add rxe0 type rxe netdev eth0
+  done
+  keeps_working mover
+}
+
 [[ -n ${GESTALT_TEST_VM:-} ]] || skip_all "needs virtual machines: GESTALT_TEST_VM=trixie $0"
 cluster_up 2
 # Until gestalt-init has tried the device, pages are staged.
