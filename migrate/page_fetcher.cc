@@ -1,6 +1,7 @@
 #include "migrate/page_fetcher.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace gestalt {
 namespace {
@@ -217,11 +218,24 @@ Result<void> OneSidedFetcher::finish(std::uint64_t token, FetchedPages& out) {
   if (number >= slots_.size() || slots_[number].state != SlotState::kReading)
     return fail(ErrorCode::kInternal, "a read that nobody asked for");
   Slot& slot = slots_[number];
-  if (slot.direct)
+  if (slot.direct) {
     slot.runs = runs_of(slot.pages.run, memory_of(number));
-  else
+    GESTALT_TRY(count_in_place(slot.pages.run.count));
+  } else {
     GESTALT_TRY(check_staged(slot.pages, slot.runs));
+  }
   out = give(number);
+  return {};
+}
+
+// The source does not notice the reads, and has a progress to report.
+Result<void> OneSidedFetcher::count_in_place(std::uint64_t pages) {
+  untold_ += pages;
+  if (untold_ >= kToldPages) {
+    GESTALT_TRY(connection_.send(FrameType::kReadInPlace, std::exchange(untold_, 0),
+                                 std::string_view(), deadline_in(kSendTimeout)));
+  }
+  counts_.pages_in_place += pages;
   return {};
 }
 

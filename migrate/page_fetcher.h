@@ -13,10 +13,14 @@
 
 namespace gestalt {
 
+// The source hears of pages that are read in place each time there are so many more.
+inline constexpr std::uint64_t kToldPages = 1024;
+
 // Reads of the source's memory by a link, for the statistics.
 struct ReadCounts {
   std::atomic<std::uint64_t> reads = 0;
   std::atomic<std::uint64_t> bytes = 0;
+  std::atomic<std::uint64_t> pages_in_place = 0;  // that have arrived, of remote ranges
 };
 
 struct FetchedPages {
@@ -38,9 +42,9 @@ class PageFetcher {
 [[nodiscard]] std::unique_ptr<PageFetcher> make_request_fetcher(PageConnection& connection);
 
 // On a connection that is one-sided. Pages in one of the source's remote ranges are read where
-// they are, with no word to the source; others in a slot of the link's staging memory, where the
-// source has put them; those of which neither is true as above. Both ends have as many slots: who
-// asks for one reads into the slot of the same number here.
+// they are, of which the source hears only how many; others in a slot of the link's staging memory,
+// where the source has put them; those of which neither is true as above. Both ends have as many
+// slots: who asks for one reads into the slot of the same number here.
 class OneSidedFetcher final : public PageFetcher {
  public:
   OneSidedFetcher(PageConnection& connection, ReadCounts& counts)
@@ -70,6 +74,7 @@ class OneSidedFetcher final : public PageFetcher {
   [[nodiscard]] Result<bool> take_staged(const FrameHeader& header, FetchedPages& out);
   [[nodiscard]] Result<void> read_staged(std::uint32_t number, Slot& slot);
   [[nodiscard]] Result<void> finish(std::uint64_t token, FetchedPages& out);
+  [[nodiscard]] Result<void> count_in_place(std::uint64_t pages);
   [[nodiscard]] FetchedPages give(std::uint32_t number);
   [[nodiscard]] std::span<std::byte> memory_of(std::uint32_t slot) const;
   [[nodiscard]] Result<void> read(std::span<const RemoteRead> reads, std::uint32_t slot);
@@ -85,6 +90,7 @@ class OneSidedFetcher final : public PageFetcher {
   std::span<std::byte> landing_;
   std::vector<Slot> slots_;
   std::deque<PageRun> waiting_;  // for a slot
+  std::uint64_t untold_ = 0;     // pages read in place
 };
 
 }  // namespace gestalt

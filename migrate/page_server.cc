@@ -2,6 +2,7 @@
 
 #include "common/fault.h"
 #include "common/log.h"
+#include "migrate/page_fetcher.h"
 
 namespace gestalt {
 namespace {
@@ -97,6 +98,10 @@ Result<void> PageServer::answer_requests(std::uint64_t number, PageConnection& c
   while (true) {
     GESTALT_ASSIGN(auto header, connection.receive_header(Deadline::max()));
     GESTALT_TRY(connection.receive_payload(header, payload, Deadline::max()));
+    if (header.type == FrameType::kReadInPlace) {
+      GESTALT_TRY(count_in_place(connection, header));
+      continue;
+    }
     auto counts = answer(number, connection, header, payload, writer);
     if (!counts && counts.error().code == ErrorCode::kGone) pages_lost_ = true;
     if (!counts) return std::unexpected(std::move(counts).error());
@@ -125,6 +130,14 @@ Result<PageCounts> PageServer::answer(std::uint64_t number, PageConnection& conn
     return fail(ErrorCode::kProtocol, "request for pages in a slot that there is not");
   auto slot = memory.subspan(std::size_t{request.slot} * shape.slot_bytes, shape.slot_bytes);
   return writer.stage(connection, request, slot, deadline);
+}
+
+Result<void> PageServer::count_in_place(PageConnection& connection, const FrameHeader& header) {
+  bool sensible = header.argument > 0 && header.argument <= kToldPages + kMaxPagesPerChunk;
+  if (!sensible || connection.stream().one_sided() == nullptr)
+    return fail(ErrorCode::kProtocol, "an impossible number of pages read in place");
+  pages_in_place_ += header.argument;
+  return {};
 }
 
 Result<void> PageServer::check_request(std::uint64_t number, const PageRun& run) {

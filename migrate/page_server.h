@@ -49,8 +49,11 @@ class PageServer {
   [[nodiscard]] RateLimiter& limiter() { return limiter_; }
   [[nodiscard]] ChunkOptions chunk_options() const { return options_; }
   [[nodiscard]] Kernel& kernel() { return kernel_; }
+  // Those that went by the source's doing: staged ones, too.
   [[nodiscard]] std::uint64_t pages_sent() const { return pages_sent_; }
   [[nodiscard]] std::uint64_t pages_zero() const { return pages_zero_; }
+  // Read of remote ranges, as far as the destination has told: up to kToldPages less for each link.
+  [[nodiscard]] std::uint64_t pages_in_place() const { return pages_in_place_; }
   [[nodiscard]] std::uint64_t wire_bytes();
   // A process whose pages were to be served has ended: they are lost.
   [[nodiscard]] bool pages_lost() const { return pages_lost_; }
@@ -65,6 +68,7 @@ class PageServer {
   [[nodiscard]] Result<PageCounts> answer(std::uint64_t number, PageConnection& connection,
                                           const FrameHeader& header,
                                           std::span<const std::byte> payload, ChunkWriter& writer);
+  [[nodiscard]] Result<void> count_in_place(PageConnection& connection, const FrameHeader& header);
   [[nodiscard]] Result<void> check_request(std::uint64_t number, const PageRun& run);
   [[nodiscard]] bool connect_again(std::uint64_t number, Link& link);
 
@@ -83,6 +87,7 @@ class PageServer {
   std::atomic<bool> pages_lost_ = false;
   std::atomic<std::uint64_t> pages_sent_ = 0;
   std::atomic<std::uint64_t> pages_zero_ = 0;
+  std::atomic<std::uint64_t> pages_in_place_ = 0;
 };
 
 }  // namespace gestalt

@@ -285,6 +285,7 @@ void PageSink::report(wire::MigrationStats& stats) {
   stats.set_faults_avoided(placed_after_resume_ -
                            std::min<std::uint64_t>(placed_after_resume_, faults_demand_));
   stats.set_pages_duplicate(unwanted_pages_);
+  stats.set_pages_sent(demand_reads_.pages_in_place + bulk_reads_.pages_in_place);
   stats.set_rdma_reads(demand_reads_.reads + bulk_reads_.reads);
   stats.set_rdma_read_bytes(demand_reads_.bytes + bulk_reads_.bytes);
   stats.set_rdma_demand_reads(demand_reads_.reads);

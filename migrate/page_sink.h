@@ -82,7 +82,8 @@ class PageSink {
   void stop();
 
   [[nodiscard]] std::optional<Error> failure();
-  // faults_*, fault_latency_seconds, pages_duplicate, rdma_* as far as they are known.
+  // faults_*, fault_latency_seconds, pages_duplicate, rdma_* as far as they are known; pages_sent:
+  // those that were read in place, which the source has not sent.
   void report(wire::MigrationStats& stats);
   [[nodiscard]] std::uint64_t missing_bytes();  // still at the source
 

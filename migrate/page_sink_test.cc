@@ -587,6 +587,7 @@ TEST_P(PageSinkTest, ADemandedPageIsReadOnceAndWithoutTheSource) {
   EXPECT_EQ(stats.rdma_demand_reads(), stats.faults_demand());
   EXPECT_EQ(stats.rdma_reads(), stats.rdma_demand_reads());
   EXPECT_EQ(stats.rdma_read_bytes(), stats.faults_demand() * kPageBytes);
+  EXPECT_EQ(stats.pages_sent(), rig.present().pages());
   EXPECT_EQ(rig.kernel().reads(), 0U) << "by nobody there";
 }
 

@@ -60,6 +60,7 @@ std::uint32_t max_payload(FrameType type) {
     case FrameType::kPushEnd:
     case FrameType::kDoneAck:
     case FrameType::kFileCacheEnd:
+    case FrameType::kReadInPlace:
       return 0;
   }
   return 0;
@@ -106,7 +107,7 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
   header.length = be32toh(header.length);
   header.argument = be64toh(header.argument);
   bool known = type >= static_cast<std::uint16_t>(FrameType::kHello) &&
-               type <= static_cast<std::uint16_t>(FrameType::kRemoteRanges);
+               type <= static_cast<std::uint16_t>(FrameType::kReadInPlace);
   if (be16toh(magic) != kMagic || !known)
     return fail(ErrorCode::kProtocol, "the page connection carries no page frames");
   if (header.length > max_payload(header.type))

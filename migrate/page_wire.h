@@ -15,7 +15,7 @@
 
 namespace gestalt {
 
-inline constexpr std::uint32_t kPageProtocolVersion = 5;
+inline constexpr std::uint32_t kPageProtocolVersion = 6;
 // Pages in one chunk; bytes in one kStateData frame.
 inline constexpr std::uint32_t kMaxPagesPerChunk = 256;
 inline constexpr std::uint32_t kMaxPieceBytes = kMaxPagesPerChunk * kPageBytes;
@@ -64,6 +64,7 @@ enum class FrameType : std::uint16_t {
   kStaged = 24,         // source: argument: address
   kStaging = 25,        // source, control, among the sets; argument: link
   kRemoteRanges = 26,   // the same; argument: 0
+  kReadInPlace = 27,    // destination: argument: so many pages more, for the source's progress
 };
 
 struct FrameHeader {

@@ -45,7 +45,7 @@ TEST(PageWire, RefusesForeignHeaders) {
     bad[i] = ~bad[i];
     EXPECT_EQ(decode_header(bad).error().code, ErrorCode::kProtocol) << "byte " << i;
   }
-  for (int type : {0, 27, 255, 65535})
+  for (int type : {0, 28, 255, 65535})
     EXPECT_FALSE(decode_header(encode_header({static_cast<FrameType>(type), 0, 0}))) << type;
 }
 
@@ -79,7 +79,8 @@ TEST(PageWire, PayloadsHaveTheirLimits) {
                                {FrameType::kStagedRequest, 12},
                                {FrameType::kStaged, 4 + kMaxChunkOverheadBytes},
                                {FrameType::kStaging, 20},
-                               {FrameType::kRemoteRanges, kMaxPieceBytes}};
+                               {FrameType::kRemoteRanges, kMaxPieceBytes},
+                               {FrameType::kReadInPlace, 0}};
   for (auto [type, bytes] : kLimits) {
     EXPECT_TRUE(decode_header(encode_header({type, bytes, 0}))) << static_cast<int>(type);
     auto over = decode_header(encode_header({type, bytes + 1, 0}));

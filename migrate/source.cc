@@ -537,7 +537,8 @@ void MigrationSource::fill_stats() {
   stats_.set_source_free_seconds(stats_.total_seconds());
   // The source does not notice what is read of its memory.
   stats_.set_wire_bytes(wire_bytes + stats_.rdma_read_bytes());
-  stats_.set_pages_sent(server_->pages_sent() + (precopy_ ? precopy_->pages_sent() : 0));
+  std::uint64_t in_place = std::max(pages_in_place_, server_->pages_in_place());
+  stats_.set_pages_sent(server_->pages_sent() + (precopy_ ? precopy_->pages_sent() : 0) + in_place);
   stats_.set_pages_zero(server_->pages_zero() + (precopy_ ? precopy_->pages_zero() : 0));
   stats_.set_processes(static_cast<std::uint32_t>(tree_.pids.size()));
   stats_.set_threads(tree_.threads);
@@ -570,7 +571,8 @@ void MigrationSource::serve_pages() {
 void MigrationSource::report_served(SourceState state) {
   wire::MigrationProgress progress;
   progress.set_phase(std::string(name_of(state)));
-  progress.set_bytes_done((server_->pages_sent() + server_->pages_zero()) * kPageBytes);
+  progress.set_bytes_done(
+      (server_->pages_sent() + server_->pages_zero() + server_->pages_in_place()) * kPageBytes);
   progress.set_bytes_total(missing_bytes_);
   host_.progress(progress);
 }
@@ -602,6 +604,7 @@ void MigrationSource::take_paging_stats(const wire::MigrationStats& seen) {
   stats_.set_pages_duplicate(seen.pages_duplicate());
   stats_.set_destination_cpu_seconds(seen.destination_cpu_seconds());
   *stats_.mutable_fault_latency_seconds() = seen.fault_latency_seconds();
+  pages_in_place_ = seen.pages_sent();
   stats_.set_rdma_reads(seen.rdma_reads());
   stats_.set_rdma_read_bytes(seen.rdma_read_bytes());
   stats_.set_rdma_demand_reads(seen.rdma_demand_reads());

@@ -161,7 +161,8 @@ class MigrationSource {
   ProcessTree tree_;
   std::string handover_;
   wire::MigrationStats stats_;
-  std::uint64_t missing_bytes_ = 0;  // what the freeze leaves to be fetched
+  std::uint64_t missing_bytes_ = 0;   // what the freeze leaves to be fetched
+  std::uint64_t pages_in_place_ = 0;  // read there, as the destination has reported
   std::uint64_t old_wire_bytes_ = 0;
   std::vector<pid_t> killed_;
   double cpu_seconds_at_start_ = 0;

@@ -33,6 +33,10 @@ test_eager() {
   moves_by_rdma eager
   at_least "$(reported .rdma_reads)" 1 "reads"
   at_least "$(reported .zero_copy_pages)" 1000 "pages that were read in place"
+  # Without rounds each page goes once, those that are read in place included.
+  at_least "$(reported '(.pages_sent + .pages_zero) * 4096 - .resident_bytes')" 0 "bytes too many"
+  at_least "$(reported '.resident_bytes - (.pages_sent + .pages_zero - .pages_duplicate) * 4096')" 0 \
+    "bytes too few"
 }
 
 test_lazy() { moves_by_rdma lazy; }
