@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <filesystem>
 #include <sstream>
 #include <vector>
 
@@ -65,23 +66,49 @@ Result<void> try_zero_copy(const std::string& device) {
 }
 
 ZeroCopySupport probe_zero_copy() {
-  if (::access(kZeroCopyFile, F_OK) == 0) return known_zero_copy();
-  ZeroCopySupport support;
+  std::vector<std::string> names;
   int count = 0;
   ibv_device** devices = ::ibv_get_device_list(&count);
-  for (int i = 0; i < count; ++i) support[::ibv_get_device_name(devices[i])];
+  for (int i = 0; i < count; ++i) names.emplace_back(::ibv_get_device_name(devices[i]));
   if (devices != nullptr) ::ibv_free_device_list(devices);
-  for (auto& [device, reason] : support) {
-    auto tried = try_zero_copy(device);
+  auto support = renewed(known_zero_copy(), names, try_zero_copy);
+  auto kept = replace_file(kZeroCopyFile, encode(support), 0644);
+  if (!kept) log::warning("cannot keep an answer", log::field("error", kept.error().text()));
+  return support;
+}
+
+ZeroCopySupport renewed(const ZeroCopySupport& known, const std::vector<std::string>& devices,
+                        const std::function<Result<void>(const std::string&)>& try_device) {
+  ZeroCopySupport out;
+  for (const auto& device : devices) {
+    auto before = known.find(device);
+    std::string& reason = out[device];
+    if (before != known.end()) {
+      reason = before->second;
+      continue;
+    }
+    auto tried = try_device(device);
     if (tried) continue;
     reason = tried.error().text();
     std::ranges::replace(reason, '\n', ' ');
     log::warning("no zero-copy source: pages will be copied before they are read",
                  log::field("device", device), log::field("reason", reason));
   }
-  auto kept = replace_file(kZeroCopyFile, encode(support), 0644);
-  if (!kept) log::warning("cannot keep an answer", log::field("error", kept.error().text()));
-  return support;
+  return out;
+}
+
+// Not of class/infiniband: there a device is also before ib_uverbs has come.
+std::vector<std::string> rdma_devices(const std::string& sysfs) {
+  std::vector<std::string> out;
+  std::error_code error;
+  std::filesystem::directory_iterator entries(sysfs + "/class/infiniband_verbs", error);
+  for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
+    auto name = read_file(entries->path().string() + "/ibdev", 256);
+    if (!name) continue;  // another file, or gone meanwhile
+    out.push_back(name->substr(0, name->find('\n')));
+  }
+  std::ranges::sort(out);
+  return out;
 }
 
 ZeroCopySupport known_zero_copy() {

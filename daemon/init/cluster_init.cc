@@ -14,17 +14,28 @@
 #include "common/unix_socket.h"
 #include "migrate/criu_client.h"
 #include "migrate/image_transfer.h"
+#include "migrate/zero_copy_probe.h"
 
 namespace gestalt {
 namespace {
 
 constexpr auto kGhostsRestart = std::chrono::milliseconds(500);
+constexpr auto kDevicesPoll = std::chrono::seconds(5);
 
 std::vector<std::string> helper_environment() {
   std::vector<std::string> out = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
   for (const char* name : {"GESTALT_LOG", "GESTALT_FAULT"})
     if (const char* value = std::getenv(name)) out.push_back(std::format("{}={}", name, value));
   return out;
+}
+
+// A child that finds out what there is to know once, and logs it.
+Result<pid_t> spawn_probe(const char* what) {
+  SpawnOptions probe;
+  probe.argv = {paths::kInitProgram, what};
+  probe.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  probe.descriptors = {{STDERR_FILENO, STDERR_FILENO}};
+  return spawn(probe);
 }
 
 }  // namespace
@@ -45,14 +56,27 @@ Result<void> ClusterInit::start(const std::string& socket_path) {
   loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_agent(); });
   keep_slice();
   watch_for_module();
-  SpawnOptions probe;
-  probe.argv = {paths::kInitProgram, "--probe"};
-  probe.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
-  probe.descriptors = {{2, 2}};  // its log
-  if (auto probed = spawn(probe); !probed)
-    log::warning("cannot find out what CRIU can do", log::field("error", probed.error().text()));
+  start_probe();
+  watch_devices();
   log::info("cluster pid namespace ready");
   return {};
+}
+
+ClusterInit::ClusterInit() : device_probe_([] { return spawn_probe("--probe-devices"); }) {}
+
+void ClusterInit::start_probe() {
+  auto devices = rdma_devices();
+  auto pid = spawn_probe("--probe");
+  if (!pid)
+    log::warning("cannot find out what CRIU can do", log::field("error", pid.error().text()));
+  else
+    device_probe_.started(*pid, std::move(devices));
+}
+
+// Their events would come to the first network namespace only.
+void ClusterInit::watch_devices() {
+  device_probe_.look(rdma_devices());
+  (void)loop_.after(kDevicesPoll, [this] { watch_devices(); });
 }
 
 void ClusterInit::watch_for_module() {
@@ -80,6 +104,7 @@ void ClusterInit::reap() {
   int status = 0;
   for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
     crashed = crashed || status != 0;
+    device_probe_.ended(pid);
     if (pid != ghosts_) continue;
     ghosts_ = 0;
     (void)loop_.after(kGhostsRestart, [this] { spawn_ghosts(); });

@@ -89,6 +89,14 @@ int detach_and_run(const std::string& socket_path) {
   return run_as_init(socket_path);
 }
 
+// When there are other RDMA devices than before, in a process of its own.
+int probe_devices() {
+  for (const auto& [device, why_not] : probe_zero_copy())
+    log::info("RDMA device", log::field("name", device),
+              log::field("zero_copy", why_not.empty() ? "works" : why_not));
+  return 0;
+}
+
 // Once a boot, in a process of its own: what CRIU finds out and leaves for later runs, then
 // what only a dump shows.
 int probe() {
@@ -101,10 +109,7 @@ int probe() {
     return 0;
   }
   log::info("dumps", log::field("kind", name_of(probe_state_dump())));
-  for (const auto& [device, why_not] : probe_zero_copy())
-    log::info("RDMA device", log::field("name", device),
-              log::field("zero_copy", why_not.empty() ? "works" : why_not));
-  return 0;
+  return probe_devices();
 }
 
 // For gestaltd (daemon/rdma_question.h). Opens the device and nothing more.
@@ -127,12 +132,16 @@ int main(int argc, char** argv) {
     } else if (std::strcmp(argv[i], "--probe") == 0) {
       gestalt::log::initialise("gestalt-init");
       return gestalt::probe();
+    } else if (std::strcmp(argv[i], "--probe-devices") == 0) {
+      gestalt::log::initialise("gestalt-init");
+      return gestalt::probe_devices();
     } else if ((std::strcmp(argv[i], "--rdma-at") == 0 || std::strcmp(argv[i], "--rdma-to") == 0) &&
                i + 1 < argc) {
       return gestalt::tell_rdma(argv[i], argv[i + 1]);
     } else {
       std::fputs(
-          "Usage: gestalt-init [--socket PATH | --probe | --rdma-at ADDRESS | --rdma-to ADDRESS]\n"
+          "Usage: gestalt-init [--socket PATH | --probe | --probe-devices | --rdma-at ADDRESS |\n"
+          "                     --rdma-to ADDRESS]\n"
           "Makes this node's cluster pid namespace and stays as its pid 1. Started by\n"
           "gestaltd; not meant to be run by hand.\n",
           stderr);

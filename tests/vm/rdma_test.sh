@@ -17,8 +17,13 @@ after_each() {
   heal_and_after_each
   for node in leader node1; do
     on "$node" sh -c 'rdma link show rxe0/1 >/dev/null 2>&1 || rdma link add rxe0 type rxe netdev eth0'
+    wait_until 60 reads_in_place "$node"
   done
 }
+
+# Until gestalt-init has tried the device, pages are staged.
+reads_in_place() { on "$1" grep -qx 'rxe0 ' /run/gestalt/zero-copy; }
+has_no_device() { on "$1" sh -c '! grep -q rxe0 /run/gestalt/zero-copy'; }
 
 # 16 MiB, of which some are read where they are.
 moves_by_rdma() { # MODE
@@ -135,8 +140,16 @@ test_a_dry_run_says_why_it_is_not_rdma() {
   keeps_working mover
 }
 
+test_a_device_that_comes_later_is_read_in_place() {
+  on node1 rdma link delete rxe0
+  wait_until 60 has_no_device node1
+  on node1 rdma link add rxe0 type rxe netdev eth0
+  wait_until 60 reads_in_place node1
+  moves_by_rdma eager
+  at_least "$(reported .zero_copy_pages)" 1000 "pages that were read in place"
+}
+
 [[ -n ${GESTALT_TEST_VM:-} ]] || skip_all "needs virtual machines: GESTALT_TEST_VM=trixie $0"
 cluster_up 2
-# Until gestalt-init has tried the device, pages are staged.
-for node in leader node1; do wait_until 60 on "$node" test -s /run/gestalt/zero-copy; done
+for node in leader node1; do wait_until 60 reads_in_place "$node"; done
 run_tests "$@"

@@ -1,0 +1,72 @@
+#include "daemon/init/device_probe.h"
+
+#include <gtest/gtest.h>
+
+namespace gestalt {
+namespace {
+
+class DeviceProbeTest : public ::testing::Test {
+ protected:
+  Result<pid_t> start() {
+    ++starts_;
+    if (fail_) return fail(ErrorCode::kSystem, "no processes left");
+    return 100 + starts_;
+  }
+  pid_t child() const { return 100 + starts_; }
+
+  int starts_ = 0;
+  bool fail_ = false;
+  DeviceProbe probe_{[this] { return start(); }};
+};
+
+TEST_F(DeviceProbeTest, NothingIsTriedWhereThereIsNothing) {
+  probe_.look({});
+  EXPECT_EQ(starts_, 0);
+}
+
+TEST_F(DeviceProbeTest, OnceForEachChange) {
+  probe_.look({"rxe0"});
+  EXPECT_EQ(starts_, 1);
+  probe_.ended(child());
+  probe_.look({"rxe0"});
+  EXPECT_EQ(starts_, 1);
+  probe_.look({"rxe0", "rxe1"});
+  EXPECT_EQ(starts_, 2);
+  probe_.ended(child());
+  probe_.look({"rxe1"});  // what is known of the other is to be forgotten
+  EXPECT_EQ(starts_, 3);
+}
+
+TEST_F(DeviceProbeTest, OneAtATime) {
+  probe_.look({"rxe0"});
+  probe_.ended(1);  // another child
+  probe_.look({"rxe1"});
+  EXPECT_EQ(starts_, 1);
+  probe_.ended(child());
+  probe_.look({"rxe1"});
+  EXPECT_EQ(starts_, 2);
+}
+
+TEST_F(DeviceProbeTest, TheOneOfTheStartCounts) {
+  probe_.started(7, {"rxe0"});
+  probe_.look({"rxe0", "rxe1"});
+  EXPECT_EQ(starts_, 0);
+  probe_.ended(7);
+  probe_.look({"rxe0"});
+  EXPECT_EQ(starts_, 0);
+  probe_.look({"rxe0", "rxe1"});
+  EXPECT_EQ(starts_, 1);
+}
+
+TEST_F(DeviceProbeTest, AChildThatCannotBeStartedIsNotTriedForEver) {
+  fail_ = true;
+  probe_.look({"rxe0"});
+  probe_.look({"rxe0"});
+  EXPECT_EQ(starts_, 1);
+  fail_ = false;
+  probe_.look({"rxe0", "rxe1"});
+  EXPECT_EQ(starts_, 2);
+}
+
+}  // namespace
+}  // namespace gestalt

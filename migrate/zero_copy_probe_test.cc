@@ -1,0 +1,61 @@
+// What needs no device; the rest is in zero_copy_test.cc.
+#include "migrate/zero_copy_probe.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <format>
+#include <fstream>
+
+namespace gestalt {
+namespace {
+
+class RdmaDevices : public ::testing::Test {
+ protected:
+  void SetUp() override { std::filesystem::create_directories(verbs_); }
+  void TearDown() override { std::filesystem::remove_all(sysfs_); }
+  void add(const std::string& node, const std::string& name) {
+    std::filesystem::create_directory(verbs_ / node);
+    std::ofstream(verbs_ / node / "ibdev") << name << '\n';
+  }
+
+  std::filesystem::path sysfs_ =
+      std::filesystem::temp_directory_path() / std::format("rdma-devices-{}", ::getpid());
+  std::filesystem::path verbs_ = sysfs_ / "class/infiniband_verbs";
+};
+
+TEST_F(RdmaDevices, AreNamedInOrder) {
+  EXPECT_TRUE(rdma_devices(sysfs_).empty());
+  add("uverbs0", "rxe1");
+  add("uverbs1", "mlx5_0");
+  std::ofstream(verbs_ / "abi_version") << "6\n";  // is beside them
+  EXPECT_EQ(rdma_devices(sysfs_), (std::vector<std::string>{"mlx5_0", "rxe1"}));
+}
+
+TEST_F(RdmaDevices, NoneWithoutTheModule) {
+  std::filesystem::remove_all(sysfs_);
+  EXPECT_TRUE(rdma_devices(sysfs_).empty());
+}
+
+TEST(ZeroCopyProbe, OnlyWhatIsNewIsTried) {
+  std::vector<std::string> tried;
+  auto try_device = [&tried](const std::string& device) -> Result<void> {
+    tried.push_back(device);
+    if (device == "siw0") return fail(ErrorCode::kSystem, "its driver\nwants more");
+    return {};
+  };
+  ZeroCopySupport known{{"gone0", ""}, {"irdma0", "not by it"}, {"rxe0", ""}};
+  auto now = renewed(known, {"irdma0", "rxe0", "rxe1", "siw0"}, try_device);
+  EXPECT_EQ(tried, (std::vector<std::string>{"rxe1", "siw0"}));
+  EXPECT_EQ(
+      now,
+      (ZeroCopySupport{
+          {"irdma0", "not by it"}, {"rxe0", ""}, {"rxe1", ""}, {"siw0", "its driver wants more"}}));
+  tried.clear();
+  EXPECT_EQ(renewed(now, {"gone0"}, try_device), (ZeroCopySupport{{"gone0", ""}}));
+  EXPECT_EQ(tried, std::vector<std::string>{"gone0"}) << "it has been away";
+}
+
+}  // namespace
+}  // namespace gestalt
