@@ -30,6 +30,8 @@ namespace gestalt {
 namespace {
 
 constexpr auto kRdmaTimeout = std::chrono::seconds(3);
+constexpr auto kCheckTimeout =
+    std::chrono::minutes(2);  // a tenth of a second, but for slow machines
 
 Result<void> enter_namespaces() {
   if (::unshare(CLONE_NEWPID | CLONE_NEWNS) != 0)
@@ -97,18 +99,22 @@ int probe_devices() {
   return 0;
 }
 
-// Once a boot, in a process of its own: what CRIU finds out and leaves for later runs, then
-// what only a dump shows.
-int probe() {
+// What CRIU finds out and leaves for later runs, then what only a dump shows.
+void probe_dumps() {
   auto check = spawn(criu_check());
   Result<int> checked;
-  if (check) checked = wait_child(*check, deadline_in(std::chrono::seconds(20)));
-  if (!check || !checked) {
-    log::warning("cannot run CRIU: nothing will migrate",
-                 log::field("error", (check ? checked.error() : check.error()).text()));
-    return 0;
+  if (check) checked = wait_child(*check, deadline_in(kCheckTimeout));
+  if (check && checked) {
+    log::info("dumps", log::field("kind", name_of(probe_state_dump())));
+    return;
   }
-  log::info("dumps", log::field("kind", name_of(probe_state_dump())));
+  log::warning("cannot run CRIU: nothing will migrate",
+               log::field("error", (check ? checked.error() : check.error()).text()));
+}
+
+// Once a boot, in a process of its own.
+int probe() {
+  probe_dumps();
   return probe_devices();
 }
 
