@@ -544,7 +544,7 @@ TEST_F(ZeroCopyTest, AGroupHasALimit) {
 
 // CRIU leaves a page of the program's code that is its own.
 std::string without_resident(std::string look) {
-  auto start = look.find("RssAnon:");
+  auto start = look.find("Anonymous:");
   return look.erase(start, look.find('\n', start) - start);
 }
 
