@@ -221,7 +221,7 @@ def test_interrupted(_):
 
 def test_large_buffers(_):
     """A reader with 32 KiB gets many tasks with each call."""
-    kept = sleepers(few(300, 200))
+    kept = sleepers(300)
     with Socket(size=32768) as netlink:
         list(netlink.tasks())
         netlink.calls = 0

@@ -10,7 +10,7 @@ import machine
 from gestalt import DUMP, TASKS, Socket, refused
 from machine import NEWPID, Background, eventually, few, inside, read, spinning
 
-CYCLES = int(os.environ.get("GESTALT_CYCLES", few(100)))
+CYCLES = few(100)
 
 
 def test_open_sockets(module):
