@@ -16,8 +16,21 @@ cluster=${GESTALT_TEST_SANDBOX:-t$$}
 scratch=$(mktemp -d)
 readonly repo cluster scratch
 
+# With GESTALT_TEST_COUNTS=DIR: what programs built with counters left on the shared root, into DIR
+# (tests/vm/coverage). They do so when they end.
+keep_counts() {
+  local node root
+  for node in $(sandbox status | awk 'NR > 1 && $2 == "running" { print $1 }'); do
+    sandbox daemon "$node" stop || true
+  done
+  root=$(sandbox root) && [[ -d $root/build ]] || return 0
+  mkdir -p "$GESTALT_TEST_COUNTS/build"
+  cp -r "$root/build/." "$GESTALT_TEST_COUNTS/build"
+}
+
 clean_up() {
   local name
+  [[ -z ${GESTALT_TEST_COUNTS:-} ]] || keep_counts
   for name in $("$repo/pxe/sandbox" list); do
     case $name in "$cluster" | "$cluster"-*) "$repo/pxe/sandbox" --name "$name" down || true ;; esac
   done
@@ -89,9 +102,12 @@ assert_not_contains() { # TEXT PART [WHAT]
   [[ $1 != *"$2"* ]] || fail "${3:-text} contains '$2': '$1'"
 }
 
-# wait_until SECONDS CMD…: polls every 50 ms until CMD succeeds.
+# wait_until SECONDS CMD…: polls every 50 ms until CMD succeeds. Emulated machines have four times as
+# long.
 wait_until() {
-  local deadline=$((${EPOCHREALTIME/./} + $1 * 1000000)) seconds=$1
+  local seconds=$1
+  [[ -z ${GESTALT_TEST_VM:-} ]] || seconds=$((seconds * 4))
+  local deadline=$((${EPOCHREALTIME/./} + seconds * 1000000))
   shift
   until "$@" >/dev/null 2>&1; do
     ((${EPOCHREALTIME/./} < deadline)) || fail "not true within $seconds s: $*"
