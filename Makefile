@@ -8,7 +8,7 @@ SHELL := /bin/bash
 help:
 	@echo 'make demo          a cluster on this machine, and a migration in it (KEEP=1 leaves it up)'
 	@echo 'make test          build, check and test everything (JOBS=N cluster tests at once)'
-	@echo 'make test-vm       the kernel module, RDMA and a cluster of virtual machines (20 minutes)'
+	@echo 'make test-vm       the kernel module, RDMA and a cluster of virtual machines (half an hour)'
 	@echo 'make test-soak     what takes hours: a kernel with its own checks, failures over RDMA'
 	@echo 'make build         build into build/release, install into build/install'
 	@echo 'make asan          the same with address and undefined-behaviour sanitizers, in build/asan'

@@ -151,7 +151,7 @@ TEST_F(DirtyTrackerTest, CopiesOfWhatItReportsMakeTheMemory) {
   });
   victim.next();
   Shadow shadow;
-  for (int round = 0; round < 4; ++round) {
+  for (int round = 0; round < 8; ++round) {
     for (int i = 0; i < 8; ++i) {
       shadow.copy(victim.pid(), harvest(victim.pid()));
       std::this_thread::sleep_for(milliseconds(2));

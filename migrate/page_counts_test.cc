@@ -66,7 +66,7 @@ TEST_P(PageCountsTest, EachPageOnceAtOneOfTheEnds) {
 
 // For its progress, which need not be exact.
 TEST_P(PageCountsTest, TheSourceHearsOfThoseReadInPlace) {
-  if (GetParam().remote_sixteenths != 16) GTEST_SKIP() << "not all are";
+  if (GetParam().remote_sixteenths != 16) GTEST_SKIP() << "only where all pages are read in place";
   constexpr std::uint64_t kLinks = 3;
   Rig rig({.pages = 12 * kToldPages}, [](const Task& task) { return task.verify(0, task.pages); });
   rig.start();
