@@ -68,14 +68,16 @@ TEST_P(PageCountsTest, EachPageOnceAtOneOfTheEnds) {
 TEST_P(PageCountsTest, TheSourceHearsOfThoseReadInPlace) {
   if (GetParam().remote_sixteenths != 16) GTEST_SKIP() << "only where all pages are read in place";
   constexpr std::uint64_t kLinks = 3;
-  Rig rig({.pages = 12 * kToldPages}, [](const Task& task) { return task.verify(0, task.pages); });
+  constexpr std::uint64_t kTold = 1024;
+  Rig rig({.pages = 12 * kTold, .told_pages = kTold},
+          [](const Task& task) { return task.verify(0, task.pages); });
   rig.start();
   rig.restore();
   ASSERT_TRUE(rig.sink().fetch_all(soon()));
   std::uint64_t pages = rig.present().pages();
   EXPECT_EQ(rig.stats().pages_sent(), pages);
-  await([&] { return rig.server().pages_in_place() + kLinks * kToldPages > pages; });
-  EXPECT_GT(rig.server().pages_in_place() + kLinks * kToldPages, pages);
+  await([&] { return rig.server().pages_in_place() + kLinks * kTold > pages; });
+  EXPECT_GT(rig.server().pages_in_place() + kLinks * kTold, pages);
   EXPECT_LE(rig.server().pages_in_place(), pages);
   rig.resume(false);
   EXPECT_EQ(rig.await_exit(), 0);

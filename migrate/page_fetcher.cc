@@ -231,7 +231,7 @@ Result<void> OneSidedFetcher::finish(std::uint64_t token, FetchedPages& out) {
 // The source does not notice the reads, and has a progress to report.
 Result<void> OneSidedFetcher::count_in_place(std::uint64_t pages) {
   untold_ += pages;
-  if (untold_ >= kToldPages) {
+  if (untold_ >= told_pages_) {
     GESTALT_TRY(connection_.send(FrameType::kReadInPlace, std::exchange(untold_, 0),
                                  std::string_view(), deadline_in(kSendTimeout)));
   }

@@ -13,8 +13,9 @@
 
 namespace gestalt {
 
-// The source hears of pages that are read in place each time there are so many more.
-inline constexpr std::uint64_t kToldPages = 1024;
+// The source hears of pages that are read in place each time there are so many more on a link: its
+// thread has to wake for it. At 10 Gbit/s that is ten times a second.
+inline constexpr std::uint64_t kToldPages = 32768;
 
 // Reads of the source's memory by a link, for the statistics.
 struct ReadCounts {
@@ -47,8 +48,13 @@ class PageFetcher {
 // slots: who asks for one reads into the slot of the same number here.
 class OneSidedFetcher final : public PageFetcher {
  public:
-  OneSidedFetcher(PageConnection& connection, ReadCounts& counts)
-      : connection_(connection), one_sided_(*connection.stream().one_sided()), counts_(counts) {}
+  // At most kToldPages, after which the source is told.
+  OneSidedFetcher(PageConnection& connection, ReadCounts& counts,
+                  std::uint64_t told_pages = kToldPages)
+      : connection_(connection),
+        one_sided_(*connection.stream().one_sided()),
+        counts_(counts),
+        told_pages_(told_pages) {}
 
   // Gets the memory to read into, which takes time that there is before the freeze. Once.
   [[nodiscard]] Result<void> prepare(std::size_t bytes);
@@ -82,6 +88,7 @@ class OneSidedFetcher final : public PageFetcher {
   PageConnection& connection_;
   OneSided& one_sided_;
   ReadCounts& counts_;
+  std::uint64_t told_pages_;
   ChunkReader reader_;
   std::vector<std::byte> payload_;
   std::mutex mutex_;  // guards all below, and sending

@@ -64,7 +64,7 @@ std::unique_ptr<PageFetcher> PageSink::make_fetcher(std::uint64_t number,
                                                     PageConnection& connection, bool again) {
   if (again || connection.stream().one_sided() == nullptr) return make_request_fetcher(connection);
   auto fetcher = std::make_unique<OneSidedFetcher>(
-      connection, number == kDemandLink ? demand_reads_ : bulk_reads_);
+      connection, number == kDemandLink ? demand_reads_ : bulk_reads_, options_.told_pages);
   if (auto ready = fetcher->prepare(staging_shape(number).bytes()); !ready)
     log::warning("pages are not read by RDMA", log::field("link", number),
                  log::field("error", ready.error().text()));

@@ -37,6 +37,8 @@ struct PageSinkOptions {
   std::uint32_t max_prefetch_pages = FaultAround::kDefaultMaxPages;
   // Of what is read of the source's memory in the background; of the rest the source sees to it.
   std::uint64_t bandwidth_bytes_per_second = 0;
+  // Read in place on a link, after which the source is told.
+  std::uint64_t told_pages = kToldPages;
 };
 
 class PageSink {

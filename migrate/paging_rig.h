@@ -198,6 +198,7 @@ struct RigOptions {
   std::size_t pages = 4096;
   std::uint32_t prefetch = FaultAround::kDefaultMaxPages;
   std::uint64_t bulk_links = 2;
+  std::uint64_t told_pages = kToldPages;
   ChunkOptions chunks;
   RigLinks links = rig_defaults().links;
   // Share of the pages, of 16, that the sink may read at the source by itself, if the links are
@@ -232,7 +233,9 @@ class Rig {
     directory_ = std::filesystem::temp_directory_path() / std::format("paging-{}", ::getpid());
     std::filesystem::create_directories(directory_);
     kernel_ = std::make_unique<CountingKernel>(address(), options_.pages);
-    sink_ = std::make_unique<PageSink>(linux_kernel(), PageSinkOptions{options_.prefetch});
+    sink_ = std::make_unique<PageSink>(linux_kernel(),
+                                       PageSinkOptions{.max_prefetch_pages = options_.prefetch,
+                                                       .told_pages = options_.told_pages});
     server_ = std::make_unique<PageServer>(
         *kernel_, options_.chunks, 0,
         [this](std::uint64_t link, Deadline deadline) { return open_link(link, deadline); });
