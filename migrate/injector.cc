@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <csignal>
@@ -110,10 +112,25 @@ std::optional<std::uint64_t> find_syscall_in(pid_t pid, const MemoryArea& area) 
   return std::nullopt;
 }
 
+// 0: there is none, or the process has told the kernel something else (PR_SET_MM_AUXV).
+std::uint64_t vdso_of(pid_t pid) {
+  auto text = read_file(std::format("/proc/{}/auxv", pid)).value_or("");
+  std::array<std::uint64_t, 2> entry{};
+  for (std::size_t at = 0; at + sizeof entry <= text.size(); at += sizeof entry) {
+    std::memcpy(entry.data(), text.data() + at, sizeof entry);
+    if (entry[0] == AT_SYSINFO_EHDR) return entry[1];
+  }
+  return 0;
+}
+
 // The vdso has a `syscall` for where its quick ways fail; without a vdso, some code has.
 Result<std::uint64_t> find_syscall(pid_t pid) {
+  GESTALT_ASSIGN(auto map, MemoryMap::open(pid));
+  GESTALT_ASSIGN(auto vdso, map.find(vdso_of(pid)));
+  if (vdso && vdso->name == "[vdso]" && vdso->is_executable()) {
+    if (auto found = find_syscall_in(pid, *vdso)) return *found;
+  }
   GESTALT_ASSIGN(auto areas, read_memory_map(pid));
-  std::ranges::stable_partition(areas, [](const auto& area) { return area.name == "[vdso]"; });
   for (const auto& area : areas) {
     if (!area.is_executable() || area.name == "[vsyscall]") continue;
     if (auto found = find_syscall_in(pid, area)) return *found;

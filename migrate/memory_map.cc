@@ -1,6 +1,14 @@
 #include "migrate/memory_map.h"
 
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
 #include <charconv>
+#include <climits>
 
 #include "common/fd.h"
 #include "migrate/page_set.h"
@@ -25,6 +33,28 @@ bool take_word(std::string_view& text, std::string& word) {
   word = text.substr(0, space);
   text.remove_prefix(space + 1);
   return true;
+}
+
+Unexpected no_process(pid_t pid) {
+  return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+}
+
+MemoryArea area_of(const procmap_query& found, const char* name) {
+  MemoryArea area;
+  area.start = found.vma_start;
+  area.end = found.vma_end;
+  auto letter = [&](std::uint64_t flag, char set, char unset) {
+    area.permissions += (found.vma_flags & flag) != 0 ? set : unset;
+  };
+  letter(PROCMAP_QUERY_VMA_READABLE, 'r', '-');
+  letter(PROCMAP_QUERY_VMA_WRITABLE, 'w', '-');
+  letter(PROCMAP_QUERY_VMA_EXECUTABLE, 'x', '-');
+  letter(PROCMAP_QUERY_VMA_SHARED, 's', 'p');
+  area.offset = found.vma_offset;
+  area.device = std::format("{:02x}:{:02x}", found.dev_major, found.dev_minor);
+  area.inode = found.inode;
+  if (found.vma_name_size > 0) area.name = name;
+  return area;
 }
 
 }  // namespace
@@ -67,9 +97,34 @@ Result<std::vector<MemoryArea>> parse_memory_map(std::string_view text) {
 Result<std::vector<MemoryArea>> read_memory_map(pid_t pid) {
   auto text = read_file(std::format("/proc/{}/maps", pid), kMaxMapBytes);
   if (!text && (text.error().code == ErrorCode::kNotFound || text.error().code == ErrorCode::kGone))
-    return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+    return no_process(pid);
   if (!text) return std::unexpected(std::move(text).error());
   return parse_memory_map(*text);
+}
+
+Result<MemoryMap> MemoryMap::open(pid_t pid) {
+  auto file = open_file(std::format("/proc/{}/maps", pid), O_RDONLY);
+  if (!file) return no_process(pid);
+  return MemoryMap(pid, std::move(*file));
+}
+
+Result<std::optional<MemoryArea>> MemoryMap::find(std::uint64_t address) {
+  if (areas_.empty()) {
+    std::array<char, PATH_MAX> name;
+    procmap_query query{};
+    query.size = sizeof query;
+    query.query_flags = PROCMAP_QUERY_COVERING_OR_NEXT_VMA;
+    query.query_addr = address;
+    query.vma_name_addr = reinterpret_cast<std::uint64_t>(name.data());
+    query.vma_name_size = name.size();
+    if (::ioctl(file_.get(), PROCMAP_QUERY, &query) == 0) return area_of(query, name.data());
+    if (errno == ENOENT) return std::nullopt;
+    GESTALT_ASSIGN(areas_, read_memory_map(pid_));
+    if (areas_.empty()) return no_process(pid_);
+  }
+  auto found = std::ranges::upper_bound(areas_, address, {}, &MemoryArea::end);
+  if (found == areas_.end()) return std::nullopt;
+  return *found;
 }
 
 }  // namespace gestalt

@@ -4,10 +4,12 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "common/fd.h"
 #include "common/result.h"
 
 namespace gestalt {
@@ -32,5 +34,22 @@ struct MemoryArea {
 [[nodiscard]] Result<std::vector<MemoryArea>> parse_memory_map(std::string_view text);
 // Empty for a process that is exiting; kGone for one that does not exist.
 [[nodiscard]] Result<std::vector<MemoryArea>> read_memory_map(pid_t pid);
+
+// For some areas of many: the kernel is asked for each (PROCMAP_QUERY, Linux 6.11), or, where it
+// cannot answer, the whole list is read once. Not thread-safe.
+class MemoryMap {
+ public:
+  // kGone: the process does not exist.
+  [[nodiscard]] static Result<MemoryMap> open(pid_t pid);
+  // The area that contains the address, or else the next one behind it; none: there is no more.
+  // kGone: the process has ended.
+  [[nodiscard]] Result<std::optional<MemoryArea>> find(std::uint64_t address);
+
+ private:
+  MemoryMap(pid_t pid, Fd file) : pid_(pid), file_(std::move(file)) {}
+  pid_t pid_;
+  Fd file_;
+  std::vector<MemoryArea> areas_;  // all, once they have been read
+};
 
 }  // namespace gestalt

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <span>
 
 #include "common/fd.h"
@@ -19,6 +20,7 @@ constexpr std::uint64_t kFile = 1ULL << 61;
 constexpr std::uint64_t kWriteProtected = 1ULL << 57;
 constexpr std::uint64_t kExclusive = 1ULL << 56;
 constexpr std::uint64_t kWindowBytes = 16 * kBlockBytes;
+constexpr std::uint64_t kWordBits = 64;
 
 bool is_suitable(const MemoryArea& area) {
   return area.is_private_anonymous() && area.permissions[0] == 'r';
@@ -86,26 +88,33 @@ class Planner {
     return {};
   }
 
+  // A word of the block's bits at a time.
   void look_at_block(std::uint64_t at, std::span<const std::uint64_t> entries) {
     auto found = wanted_.blocks().find(at / kBlockBytes);
     bool any_wanted = found != wanted_.blocks().end();
-    std::uint64_t first = at / kPageBytes % kPagesPerBlock;
-    auto is_good = [&](std::size_t i) {  // wanted, and safe
-      std::uint64_t bit = first + i;
-      return is_safe(entries[i]) && any_wanted &&
-             ((found->second[bit / 64] >> (bit % 64)) & 1) != 0;
-    };
     for (std::size_t i = 0; i < entries.size();) {
-      std::size_t good = i;
-      while (good < entries.size() && is_good(good)) ++good;
-      if (good > i) take(at + i * kPageBytes, good - i);
-      i = good;
+      std::uint64_t bit = at / kPageBytes % kPagesPerBlock + i;
+      std::size_t count = std::min<std::size_t>(entries.size() - i, kWordBits - bit % kWordBits);
+      std::uint64_t wanted = any_wanted ? found->second[bit / kWordBits] >> bit % kWordBits : 0;
+      look_at_word(at + i * kPageBytes, wanted, entries.subspan(i, count));
+      i += count;
+    }
+  }
+
+  // Bit i of `wanted` is for entries[i].
+  void look_at_word(std::uint64_t at, std::uint64_t wanted,
+                    std::span<const std::uint64_t> entries) {
+    std::uint64_t safe = 0;
+    for (std::size_t i = 0; i < entries.size(); ++i)
+      safe |= std::uint64_t{is_safe(entries[i])} << i;
+    for (std::size_t i = 0; i < entries.size();) {
+      auto good = static_cast<std::size_t>(std::countr_one((safe & wanted) >> i));
+      if (good > 0) take(at + i * kPageBytes, good);
+      i += good;
       if (i == entries.size()) break;
-      if (!is_safe(entries[i])) {
+      if ((safe >> i & 1) == 0) {
         close();
-        std::uint64_t bit = first + i;
-        if (any_wanted && ((found->second[bit / 64] >> (bit % 64)) & 1) != 0)
-          refuse(reason_of(entries[i]), 1);
+        if ((wanted >> i & 1) != 0) refuse(reason_of(entries[i]), 1);
       }
       ++i;
     }
@@ -200,12 +209,16 @@ std::string_view name_of(ZeroCopyRefusal refusal) {
 
 Result<ZeroCopyPlan> plan_zero_copy(pid_t pid, const PageSet& wanted,
                                     const ZeroCopyLimits& limits) {
-  GESTALT_ASSIGN(auto areas, read_memory_map(pid));
+  GESTALT_ASSIGN(auto map, MemoryMap::open(pid));
   auto pagemap = open_file(std::format("/proc/{}/pagemap", pid), O_RDONLY);
-  if (!pagemap || areas.empty())
-    return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+  if (!pagemap) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
   Planner planner(wanted, limits, std::move(*pagemap));
-  for (const auto& area : areas) GESTALT_TRY(planner.look_at(area));
+  for (auto next = wanted.next(0, kPageBytes); !next.empty();) {
+    GESTALT_ASSIGN(auto area, map.find(next.start));
+    if (!area) break;
+    GESTALT_TRY(planner.look_at(*area));
+    next = wanted.next(area->end, kPageBytes);
+  }
   return std::move(planner).finish();
 }
 
