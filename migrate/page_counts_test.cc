@@ -2,38 +2,19 @@
 // the source all others.
 #include <gtest/gtest.h>
 
-#include "migrate/paging_rig.h"
+#include "migrate/paging_links.h"
 
 namespace gestalt {
 namespace {
 
 using namespace testing_rig;
 
-struct Links {
-  const char* name;
-  RigLinks links;
-  unsigned remote_sixteenths;
-};
-
-void PrintTo(const Links& links, std::ostream* out) { *out << links.name; }
-
 void await(const std::function<bool()>& condition) {
   for (Deadline deadline = soon(); !condition() && Clock::now() < deadline;)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
-class PageCountsTest : public ::testing::TestWithParam<Links> {
- protected:
-  void SetUp() override {
-    auto probe = make_uffd();
-    if (!probe) GTEST_SKIP() << "no userfaultfd here: " << probe.error().text();
-    if (GetParam().links == RigLinks::kRdma) {
-      GESTALT_NEED_RDMA(found);
-    }
-    rig_defaults() = {GetParam().links, GetParam().remote_sixteenths};
-  }
-  void TearDown() override { rig_defaults() = {}; }
-};
+class PageCountsTest : public OverLinks {};
 
 INSTANTIATE_TEST_SUITE_P(Over, PageCountsTest,
                          testing::Values(Links{"chunks", RigLinks::kFake, 0},
@@ -42,9 +23,7 @@ INSTANTIATE_TEST_SUITE_P(Over, PageCountsTest,
                                          Links{"remote", RigLinks::kFakeOneSided, 16},
                                          Links{"rdma_half_remote", RigLinks::kRdma, 8},
                                          Links{"rdma_remote", RigLinks::kRdma, 16}),
-                         [](const testing::TestParamInfo<Links>& which) {
-                           return std::string(which.param.name);
-                         });
+                         name_of);
 
 // As the source adds them up in its report.
 TEST_P(PageCountsTest, EachPageOnceAtOneOfTheEnds) {

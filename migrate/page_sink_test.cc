@@ -6,34 +6,17 @@
 
 #include <random>
 
-#include "migrate/paging_rig.h"
+#include "migrate/paging_links.h"
 
 namespace gestalt {
 namespace {
 
 using namespace testing_rig;
 
-struct Links {
-  const char* name;
-  RigLinks links;
-  unsigned remote_sixteenths;
-};
-
-void PrintTo(const Links& links, std::ostream* out) { *out << links.name; }
-
 // All of it over each kind of links: requests answered by chunks; pages read of staging memory; and
 // half of them read where they are.
-class PageSinkTest : public ::testing::TestWithParam<Links> {
+class PageSinkTest : public OverLinks {
  protected:
-  void SetUp() override {
-    auto probe = make_uffd();
-    if (!probe) GTEST_SKIP() << "no userfaultfd here: " << probe.error().text();
-    if (GetParam().links == RigLinks::kRdma) {
-      GESTALT_NEED_RDMA(found);
-    }
-    rig_defaults() = {GetParam().links, GetParam().remote_sixteenths};
-  }
-  void TearDown() override { rig_defaults() = {}; }
   // What goes past the source's processor passes no gate and is not counted there.
   static bool source_sees_all() { return GetParam().remote_sixteenths == 0; }
   // Where it matters that they are real ones.
@@ -48,9 +31,7 @@ INSTANTIATE_TEST_SUITE_P(Over, PageSinkTest,
                                          Links{"remote", RigLinks::kFakeOneSided, 8},
                                          Links{"rdma_staged", RigLinks::kRdma, 0},
                                          Links{"rdma_remote", RigLinks::kRdma, 8}),
-                         [](const testing::TestParamInfo<Links>& which) {
-                           return std::string(which.param.name);
-                         });
+                         name_of);
 
 int verify_all(const Task& task) { return task.verify(0, task.pages); }
 

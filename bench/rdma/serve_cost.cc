@@ -7,7 +7,6 @@
 // keeper, planning, pinning, and ending the regions. Connections and staging memory are made
 // before, as in a migration. What a software device does on its own kernel threads, a real one does
 // itself.
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -21,7 +20,7 @@
 #include <print>
 #include <vector>
 
-#include "common/fd.h"
+#include "bench/rdma/program.h"
 #include "migrate/page_fetcher.h"
 #include "migrate/page_server.h"
 #include "migrate/rdma_transport.h"
@@ -40,16 +39,7 @@ const char* name_of(By by) {
   return by == By::kTcp ? "tcp" : by == By::kStaged ? "rdma_staged" : "zero_copy";
 }
 
-Deadline soon() { return deadline_in(std::chrono::seconds(300)); }
-
-template <class T>
-T must(Result<T> result) {
-  if (!result) {
-    std::println(stderr, "serve_cost: {}", result.error().text());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
+Deadline soon() { return deadline_in(kPatience); }
 
 // What the source tells the destination, past the measured connection.
 struct Told {
@@ -119,56 +109,9 @@ void run_destination(int socket, const std::string& address) {
 
 // ------------------------------------------------------------- the source
 
-// The program whose memory is served: pages of its own, of one size.
-class Program {
- public:
-  Program(std::uint64_t bytes, int advice) : pages_(bytes / kPageBytes) {
-    auto ready = must(make_pipe());
-    // Mapped here, so that its address is known; filled there.
-    constexpr std::uint64_t kHuge = 2U << 20;
-    void* memory = ::mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) must(Result<void>(fail_errno(errno, "map memory")));
-    start_ = (reinterpret_cast<std::uint64_t>(memory) + kHuge - 1) / kHuge * kHuge;
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      auto* own = reinterpret_cast<unsigned char*>(start_);
-      (void)::madvise(own, bytes, advice);
-      for (std::uint64_t i = 0; i < bytes; ++i)
-        own[i] = static_cast<unsigned char>(i * 7 + i / kPageBytes + 1);
-      (void)!::write(ready.write.get(), "", 1);
-      while (true) (void)::pause();
-    }
-    (void)::munmap(memory, bytes + kHuge);
-    std::byte byte{};
-    must(read_exact(ready.read.get(), {&byte, 1}, soon()));
-  }
-  Program(const Program&) = delete;
-  Program& operator=(const Program&) = delete;
-  ~Program() {
-    (void)::kill(pid_, SIGKILL);
-    (void)::waitpid(pid_, nullptr, 0);
-  }
-  void stop() const {
-    (void)::kill(pid_, SIGSTOP);
-    (void)::waitpid(pid_, nullptr, WUNTRACED);
-  }
-  void go_on() const { (void)::kill(pid_, SIGCONT); }
-  [[nodiscard]] pid_t pid() const { return pid_; }
-  [[nodiscard]] std::uint64_t start() const { return start_; }
-  [[nodiscard]] std::uint64_t pages() const { return pages_; }
-  [[nodiscard]] std::map<std::uint32_t, PageSet> memory() const {
-    PageSet all;
-    all.add(start_, start_ + pages_ * kPageBytes);
-    return {{static_cast<std::uint32_t>(pid_), all}};
-  }
-
- private:
-  std::uint64_t pages_;
-  std::uint64_t start_ = 0;
-  pid_t pid_ = -1;
-};
+std::map<std::uint32_t, PageSet> memory_of(const Program& program) {
+  return {{static_cast<std::uint32_t>(program.pid()), program.pages()}};
+}
 
 // Of this process, and of the tasks that it has waited for: tracers and keeper, as it adopts
 // orphans like a stand-in does.
@@ -204,12 +147,13 @@ double serve(By by, int socket, const std::string& address, const Program& progr
   if (by == By::kZeroCopy) unit.prepare({program.pid()}, domain);
   program.stop();
   auto began = Clock::now();
-  if (by == By::kZeroCopy) ranges = unit.register_pages(program.memory(), kMaxRemoteRanges, soon());
-  if (by == By::kZeroCopy && unit.pages() != program.pages())
+  if (by == By::kZeroCopy)
+    ranges = unit.register_pages(memory_of(program), kMaxRemoteRanges, soon());
+  if (by == By::kZeroCopy && unit.pages() != program.pages().pages())
     must(Result<void>(fail(ErrorCode::kUnavailable, "not all pages could be registered")));
-  server.serve(program.memory());
+  server.serve(memory_of(program));
   tell(socket, Told{staging[kFirstBulkLink], static_cast<std::uint32_t>(program.pid()),
-                    program.start(), program.pages(), ranges.size()});
+                    program.start(), program.pages().pages(), ranges.size()});
   for (const auto& range : ranges) tell(socket, range);
   auto reads = hear<std::uint64_t>(socket);
   double seconds = seconds_between(began, Clock::now());
@@ -226,7 +170,7 @@ double serve(By by, int socket, const std::string& address, const Program& progr
 
 void compare(const char* name, int advice, int socket, const std::string& address,
              std::uint64_t bytes) {
-  Program program(bytes, advice);
+  Program program(bytes, advice, kPageBytes);
   std::println("pages {}", name);
   std::map<By, double> cpu;
   for (By by : kAll) cpu[by] = serve(by, socket, address, program);

@@ -7,22 +7,18 @@
 // What serving costs the source's CPUs is serve_cost's to tell.
 
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/uio.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
-#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <functional>
 #include <optional>
 #include <vector>
 
-#include "common/fd.h"
+#include "bench/rdma/program.h"
 #include "migrate/zero_copy.h"
+#include "migrate/zero_copy_keeper.h"
 #include "migrate/zero_copy_loopback.h"
 
 namespace gestalt {
@@ -31,79 +27,16 @@ namespace {
 constexpr std::uint64_t kMiB = 1U << 20;
 constexpr std::size_t kPieceBytes = 256U << 10;
 constexpr int kRepeats = 7;
-constexpr auto kPatience = std::chrono::minutes(2);
 
 void print(const char* name, double value) {
   std::printf("%s %.3f\n", name, value);
   (void)std::fflush(stdout);
 }
 
-[[noreturn]] void give_up(const Error& error) {
-  std::fprintf(stderr, "zero_copy: %s\n", error.text().c_str());
-  std::exit(1);
+// A piece of the program's memory, into `into`.
+void copy(const Program& program, std::uint64_t offset, std::span<std::byte> into) {
+  must(read_memory_of(program.pid(), program.start() + offset, into));
 }
-
-template <class T>
-T must(Result<T> result) {
-  if (!result) give_up(result.error());
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
-
-// Memory in a child that sleeps, or is stopped.
-class Program {
- public:
-  Program(std::uint64_t bytes, int advice, std::uint64_t step_bytes) : bytes_(bytes) {
-    auto ready = must(make_pipe());
-    constexpr std::uint64_t kHuge = 2 * kMiB;
-    void* memory = ::mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) give_up({ErrorCode::kNoSpace, "no memory", {}});
-    start_ = (reinterpret_cast<std::uint64_t>(memory) + kHuge - 1) / kHuge * kHuge;
-    pid_ = ::fork();
-    if (pid_ == 0) {
-      (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      auto* own = reinterpret_cast<char*>(start_);
-      (void)::madvise(own, bytes, advice);
-      for (std::uint64_t at = 0; at < bytes; at += step_bytes)
-        std::memset(own + at, static_cast<int>(at / step_bytes % 255 + 1), kPageBytes);
-      (void)!::write(ready.write.get(), "", 1);
-      while (true) (void)::pause();
-    }
-    (void)::munmap(memory, bytes + kHuge);
-    std::byte byte{};
-    must(read_exact(ready.read.get(), {&byte, 1}, deadline_in(kPatience)));
-  }
-  Program(const Program&) = delete;
-  Program& operator=(const Program&) = delete;
-  ~Program() {
-    (void)::kill(pid_, SIGKILL);
-    (void)::waitpid(pid_, nullptr, 0);
-  }
-  void stop() const {
-    (void)::kill(pid_, SIGSTOP);
-    (void)::waitpid(pid_, nullptr, WUNTRACED);
-  }
-  void go_on() const { (void)::kill(pid_, SIGCONT); }
-  [[nodiscard]] pid_t pid() const { return pid_; }
-  [[nodiscard]] std::uint64_t start() const { return start_; }
-  [[nodiscard]] PageSet pages() const {
-    PageSet out;
-    out.add(start_, start_ + bytes_);
-    return out;
-  }
-  // A piece of it, into `into`.
-  void copy(std::uint64_t offset, std::span<std::byte> into) const {
-    iovec ours{into.data(), into.size()};
-    iovec theirs{reinterpret_cast<void*>(start_ + offset), into.size()};
-    if (::process_vm_readv(pid_, &ours, 1, &theirs, 1, 0) != static_cast<ssize_t>(into.size()))
-      give_up({ErrorCode::kSystem, "cannot read the program's memory", {}});
-  }
-
- private:
-  std::uint64_t bytes_;
-  std::uint64_t start_ = 0;
-  pid_t pid_ = -1;
-};
 
 double in_milliseconds(const std::function<void()>& work) {
   auto began = Clock::now();
@@ -118,7 +51,7 @@ double best(const std::vector<double>& values) { return std::ranges::min(values)
 void compare(const ZeroCopyLoopback& loopback, std::uint64_t bytes, const char* pages, int advice) {
   Program program(bytes, advice, kPageBytes);
   std::vector<std::byte> piece(kPieceBytes);
-  std::vector<double> copy;
+  std::vector<double> copies;
   std::vector<double> prepare;
   std::vector<double> plan;
   std::vector<double> whole;
@@ -129,25 +62,25 @@ void compare(const ZeroCopyLoopback& loopback, std::uint64_t bytes, const char* 
     prepare.push_back(in_milliseconds(
         [&] { source.emplace(must(ZeroCopySource::prepare(program.pid(), loopback.device()))); }));
     program.stop();
-    copy.push_back(in_milliseconds([&] {
-      for (std::uint64_t at = 0; at < bytes; at += kPieceBytes) program.copy(at, piece);
+    copies.push_back(in_milliseconds([&] {
+      for (std::uint64_t at = 0; at < bytes; at += kPieceBytes) copy(program, at, piece);
     }));
     whole.push_back(in_milliseconds([&] {
       registered.emplace(must(source->register_pages(program.pages(), {}, deadline_in(kPatience))));
     }));
     if (!registered->staged().empty())
-      give_up({ErrorCode::kUnavailable, registered->stats().trouble, {}});
+      must(Result<void>(fail(ErrorCode::kUnavailable, registered->stats().trouble)));
     plan.push_back(registered->stats().plan_seconds * 1e3);
     release.push_back(in_milliseconds([&] { registered->release(); }));
     program.go_on();
   }
   auto name = [&](const char* what) { return std::format("{}_{}", pages, what); };
   print(name("prepare_ms").c_str(), best(prepare));
-  print(name("process_vm_readv_ms").c_str(), best(copy));
+  print(name("process_vm_readv_ms").c_str(), best(copies));
   print(name("plan_ms").c_str(), best(plan));
   print(name("plan_and_register_ms").c_str(), best(whole));
   print(name("release_ms").c_str(), best(release));
-  print(name("register_of_copy_percent").c_str(), best(whole) / best(copy) * 100);
+  print(name("register_of_copy_percent").c_str(), best(whole) / best(copies) * 100);
 }
 
 // Pieces of memory as small as they may be: what a region costs, and what the copy of a page.
@@ -157,8 +90,8 @@ void compare_fragments(const ZeroCopyLoopback& loopback) {
   auto source = must(ZeroCopySource::prepare(program.pid(), loopback.device()));
   program.stop();
   std::vector<std::byte> page(kPageBytes);
-  double copy = in_milliseconds([&] {
-    for (std::uint64_t i = 0; i < kRanges; ++i) program.copy(2 * i * kPageBytes, page);
+  double copying = in_milliseconds([&] {
+    for (std::uint64_t i = 0; i < kRanges; ++i) copy(program, 2 * i * kPageBytes, page);
   });
   auto registered =
       must(source.register_pages(program.pages(), {.min_region_pages = 1}, deadline_in(kPatience)));
@@ -166,7 +99,7 @@ void compare_fragments(const ZeroCopyLoopback& loopback) {
   print("fragment_register_us", stats.register_seconds * 1e6 / static_cast<double>(stats.regions));
   print("fragment_release_us",
         in_milliseconds([&] { registered.release(); }) * 1e3 / static_cast<double>(stats.regions));
-  print("fragment_copy_us", copy * 1e3 / static_cast<double>(kRanges));
+  print("fragment_copy_us", copying * 1e3 / static_cast<double>(kRanges));
 }
 
 }  // namespace
