@@ -26,10 +26,12 @@
 namespace gestalt {
 namespace {
 
-constexpr auto kStopTimeout = milliseconds(300);
-constexpr auto kCallTimeout = milliseconds(300);
-constexpr auto kRecoverTimeout = std::chrono::seconds(5);
-constexpr auto kExecuteTimeout = std::chrono::seconds(10);
+constexpr Clock::duration kStopTimeout = milliseconds(300);
+constexpr Clock::duration kCallTimeout = milliseconds(300);
+constexpr Clock::duration kKeeperCallTimeout =
+    std::chrono::seconds(5);  // not frozen; what gave up would kill it
+constexpr Clock::duration kRecoverTimeout = std::chrono::seconds(5);
+constexpr Clock::duration kExecuteTimeout = std::chrono::seconds(10);
 constexpr std::size_t kStackBytes = 512U << 10;
 constexpr std::uint64_t kCode64 = 0x33;  // the code segment of 64-bit programs
 // From the kernel's include/linux/errno.h; a stopped thread shows them.
@@ -274,12 +276,12 @@ Result<Injector> Injector::attach_thread(pid_t pid, pid_t thread, bool has_secco
 }
 
 // kTimeout: no stop yet. The wait status otherwise.
-Result<int> Injector::wait_stop(Deadline deadline, const std::function<void()>& meanwhile) {
+Result<int> Injector::wait_stop(Patience& patience, const std::function<void()>& meanwhile) {
   sigset_t child;
   sigemptyset(&child);
   sigaddset(&child, SIGCHLD);
-  constexpr timespec kOften{0, 500'000};
-  constexpr timespec kSeldom{0, 50'000'000};  // only if somebody else had the signal
+  constexpr Clock::duration kOften = std::chrono::microseconds(500);
+  constexpr Clock::duration kSeldom = milliseconds(50);  // only if somebody else had the signal
   while (true) {
     int status = 0;
     pid_t got = ::waitpid(thread_, &status, __WALL | WNOHANG);
@@ -288,20 +290,18 @@ Result<int> Injector::wait_stop(Deadline deadline, const std::function<void()>& 
       attached_ = has_state_ = false;
       return fail(ErrorCode::kGone, std::format("process {} has ended", pid_));
     }
-    if (Clock::now() >= deadline) return fail(ErrorCode::kTimeout, "no stop");
+    if (patience.is_over()) return fail(ErrorCode::kTimeout, "no stop");
     if (meanwhile) meanwhile();
-    auto rest = std::chrono::nanoseconds(deadline - Clock::now()).count();
-    timespec moment = meanwhile ? kOften : kSeldom;
-    moment.tv_nsec = std::clamp(rest, 100'000L, moment.tv_nsec);
+    timespec moment{0, patience.next_wait(meanwhile ? kOften : kSeldom).count()};
     (void)::sigtimedwait(&child, nullptr, &moment);
   }
 }
 
 Result<void> Injector::stop() {
   GESTALT_TRY(trace(PTRACE_INTERRUPT, 0, nullptr));
-  Deadline deadline = deadline_in(kStopTimeout);
+  Patience patience(kStopTimeout);
   while (true) {
-    auto status = wait_stop(deadline);
+    auto status = wait_stop(patience);
     if (!status && status.error().code == ErrorCode::kTimeout)
       return fail(ErrorCode::kBusy, std::format("process {} cannot be stopped now", pid_),
                   "try again later");
@@ -357,11 +357,11 @@ Result<void> Injector::keep_signal(int signal) {
   return {};
 }
 
-Result<void> Injector::run_to_syscall_stop(Deadline deadline,
+Result<void> Injector::run_to_syscall_stop(Patience& patience,
                                            const std::function<void()>& meanwhile) {
   while (true) {
     GESTALT_TRY(trace(PTRACE_SYSCALL, 0, nullptr));
-    GESTALT_ASSIGN(int status, wait_stop(deadline, meanwhile));
+    GESTALT_ASSIGN(int status, wait_stop(patience, meanwhile));
     if (WSTOPSIG(status) == (SIGTRAP | 0x80)) return {};
     // A job-control stop of the whole process begins or ends: it applies when we have left.
     if (status >> 16 == PTRACE_EVENT_STOP) continue;
@@ -391,13 +391,14 @@ Result<std::int64_t> Injector::call(long number, const Arguments& arguments) {
 Result<std::int64_t> Injector::call_from(const user_regs_struct& start, long number,
                                          const Arguments& arguments) {
   GESTALT_TRY(enter(start, number, instruction_, arguments));
-  Deadline deadline = deadline_in(kCallTimeout);
-  auto ran = run_to_syscall_stop(deadline);
-  if (ran) ran = run_to_syscall_stop(deadline);  // entry, then exit
+  Patience patience(is_keeper_ ? kKeeperCallTimeout : kCallTimeout);
+  auto ran = run_to_syscall_stop(patience);
+  if (ran) ran = run_to_syscall_stop(patience);  // entry, then exit
   if (!ran && ran.error().code == ErrorCode::kTimeout) {
     attached_ = false;
     (void)::ptrace(PTRACE_INTERRUPT, thread_, nullptr, nullptr);
-    attached_ = wait_stop(deadline_in(kRecoverTimeout)).has_value();
+    Patience recovery(kRecoverTimeout);
+    attached_ = wait_stop(recovery).has_value();
     detach();
     return fail(ErrorCode::kBusy, std::format("process {} does not run: is it frozen?", pid_),
                 "thaw it, or try again later");
@@ -436,7 +437,8 @@ Result<Injector> Injector::clone(std::uint64_t flags, const user_regs_struct& re
   auto pid = static_cast<pid_t>(made);
   Injector child(pid, pid);
   child.instruction_ = instruction_;
-  GESTALT_ASSIGN([[maybe_unused]] int status, child.wait_stop(deadline_in(kStopTimeout)));
+  Patience patience(kStopTimeout);
+  GESTALT_ASSIGN([[maybe_unused]] int status, child.wait_stop(patience));
   child.attached_ = true;
   GESTALT_TRY(child.take_state());
   return child;
@@ -451,35 +453,51 @@ Result<void> Injector::put_code(std::uint64_t address, std::span<const std::uint
   return {};
 }
 
+// The stop that was asked for comes first, also if the code has ended before it.
+bool Injector::trap_is_pending() {
+  constexpr int kMost = 8;
+  std::array<siginfo_t, kMost> pending{};
+  __ptrace_peeksiginfo_args range{.off = 0, .flags = 0, .nr = kMost};
+  long count = ::ptrace(PTRACE_PEEKSIGINFO, thread_, &range, pending.data());
+  for (std::size_t i = 0; static_cast<long>(i) < count; ++i)
+    if (pending[i].si_signo == SIGTRAP && pending[i].si_code > 0) return true;
+  return false;
+}
+
 Result<void> Injector::run_code(std::uint64_t address, const Arguments& arguments,
                                 Deadline deadline) {
   GESTALT_TRY(enter(saved_, 0, address, arguments));
   bool interrupted = false;
+  Patience patience(deadline);
   while (true) {
     GESTALT_TRY(trace(PTRACE_CONT, 0, nullptr));
-    auto status = wait_stop(deadline);
+    auto status = wait_stop(patience);
     if (!status && status.error().code == ErrorCode::kTimeout) {
       interrupted = true;
       GESTALT_TRY(trace(PTRACE_INTERRUPT, 0, nullptr));
-      status = wait_stop(deadline_in(kRecoverTimeout));
+      Patience recovery(kRecoverTimeout);
+      status = wait_stop(recovery);
     }
     if (!status) return std::unexpected(std::move(status).error());
     if (*status >> 16 == PTRACE_EVENT_STOP) {
-      if (interrupted) return fail(ErrorCode::kTimeout, "injected code did not end in time");
+      if (interrupted && !trap_is_pending())
+        return fail(ErrorCode::kTimeout, "injected code did not end in time");
+      if (interrupted) patience = Patience(kRecoverTimeout);
       continue;
     }
     if (WSTOPSIG(*status) == SIGTRAP) return {};
     GESTALT_TRY(keep_signal(WSTOPSIG(*status)));
-    if (interrupted) return fail(ErrorCode::kTimeout, "injected code did not end in time");
+    if (interrupted && !trap_is_pending())
+      return fail(ErrorCode::kTimeout, "injected code did not end in time");
   }
 }
 
 Result<void> Injector::execute(std::uint64_t path, std::uint64_t arguments,
                                std::uint64_t environment, const std::function<void()>& meanwhile) {
   GESTALT_TRY(enter(saved_, SYS_execve, instruction_, {path, arguments, environment}));
-  Deadline deadline = deadline_in(kExecuteTimeout);
-  GESTALT_TRY(run_to_syscall_stop(deadline));
-  GESTALT_TRY(run_to_syscall_stop(deadline, meanwhile));
+  Patience patience(kExecuteTimeout);
+  GESTALT_TRY(run_to_syscall_stop(patience));
+  GESTALT_TRY(run_to_syscall_stop(patience, meanwhile));
   user_regs_struct registers{};
   GESTALT_TRY(trace(PTRACE_GETREGS, 0, &registers));
   auto result = static_cast<std::int64_t>(registers.rax);

@@ -17,6 +17,7 @@
 #include "common/clock.h"
 #include "common/fd.h"
 #include "common/result.h"
+#include "migrate/patience.h"
 
 namespace gestalt {
 
@@ -74,15 +75,16 @@ class Injector {
   [[nodiscard]] Result<Injector> clone(std::uint64_t flags, const user_regs_struct& registers);
   [[nodiscard]] Result<std::int64_t> call_from(const user_regs_struct& registers, long number,
                                                const Arguments& arguments);
+  [[nodiscard]] bool trap_is_pending();
   void kill_keeper();
   [[nodiscard]] Result<void> stop();
   [[nodiscard]] Result<void> take_state();
   [[nodiscard]] Result<void> make_resumable();
   [[nodiscard]] Result<void> enter(user_regs_struct registers, long number,
                                    std::uint64_t instruction, const Arguments& arguments);
-  [[nodiscard]] Result<int> wait_stop(Deadline deadline,
+  [[nodiscard]] Result<int> wait_stop(Patience& patience,
                                       const std::function<void()>& meanwhile = nullptr);
-  [[nodiscard]] Result<void> run_to_syscall_stop(Deadline deadline,
+  [[nodiscard]] Result<void> run_to_syscall_stop(Patience& patience,
                                                  const std::function<void()>& meanwhile = nullptr);
   [[nodiscard]] Result<void> keep_signal(int signal);
   [[nodiscard]] Result<void> trace(__ptrace_request request, std::uint64_t address, void* data);

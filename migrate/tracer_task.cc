@@ -20,15 +20,15 @@ Result<void> TracerTask::start(Body body) {
       pid_t parent = ::getppid();
       return body([this, parent] { serve(parent); });
     });
-    if (ended_) ended_ = fail(ErrorCode::kGone, "what traces a process has ended");
     answers_.write.reset();
   });
   return await_answer();
 }
 
-void TracerTask::stop() {
+Result<void> TracerTask::stop() {
   orders_.write.reset();
   if (server_.joinable()) server_.join();
+  return ended_;
 }
 
 void TracerTask::serve(pid_t parent) {

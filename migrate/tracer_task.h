@@ -26,8 +26,8 @@ class TracerTask {
   [[nodiscard]] Result<void> start(Body body);
   // Does `work` in the task, and waits for it. kGone: it has ended.
   [[nodiscard]] Result<void> run(const std::function<void()>& work);
-  // Waits until the body has ended.
-  void stop();
+  // Waits until the body has ended: its result.
+  Result<void> stop();
 
  private:
   void serve(pid_t parent);

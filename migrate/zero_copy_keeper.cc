@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "common/cgroup.h"
+#include "common/log.h"
 #include "common/proc.h"
 #include "common/unix_socket.h"
 
@@ -109,7 +110,9 @@ Result<std::unique_ptr<ZeroCopyKeeper>> ZeroCopyKeeper::start(pid_t process, int
 }
 
 void ZeroCopyKeeper::end() {
-  task_.stop();
+  if (auto done = task_.stop(); !done && pid_ > 0)
+    log::info("a keeper's task ended early", log::field("pid", process_),
+              log::field("error", done.error().text()));
   // If it is we who adopt orphans.
   if (pid_ > 0) (void)::waitpid(pid_, nullptr, __WALL | WNOHANG);
   pid_ = 0;
@@ -131,7 +134,8 @@ Result<void> ZeroCopyKeeper::live(const std::function<void()>& serve) {
   serve();
   while (!mappings_.empty()) {
     auto unmapped = keeper.call(SYS_munmap, {mappings_.back().start, mappings_.back().bytes});
-    if (!unmapped || *unmapped != 0) break;
+    if (!unmapped) return std::unexpected(std::move(unmapped).error());
+    if (*unmapped != 0) break;
     mappings_.pop_back();
   }
   return {};

@@ -147,6 +147,29 @@ TEST_F(ZeroCopyKeeperTest, CodeThatTakesTooLongIsStopped) {
   expect_unchanged();
 }
 
+// The trap at its end must not stay for the next call.
+TEST_F(ZeroCopyKeeperTest, CodeThatEndsJustWhenItIsStopped) {
+  auto keeper = start();
+  ASSERT_TRUE(keeper);
+  auto code = keeper->map(kPageBytes, PROT_READ | PROT_EXEC);
+  ASSERT_TRUE(code);
+  const std::uint8_t at_once[] = {0xcc};
+  ASSERT_TRUE(keeper->put_code(*code, at_once));
+  constexpr int kTries = 5000;
+  int in_time = 0;
+  for (int i = 0; i < kTries; ++i) {
+    auto ran = keeper->run_code(*code, {}, deadline_in(std::chrono::nanoseconds(i * 20)));
+    ASSERT_TRUE(ran || ran.error().code == ErrorCode::kTimeout) << ran.error().text();
+    in_time += ran ? 1 : 0;
+    auto called = keeper->call(SYS_getpid, {});
+    ASSERT_TRUE(called) << "try " << i << ": " << called.error().text();
+    ASSERT_EQ(*called, keeper->pid());
+  }
+  RecordProperty("in_time", in_time);
+  keeper.reset();
+  expect_unchanged();
+}
+
 TEST_F(ZeroCopyKeeperTest, WhoHoldsItCrashes) {
   auto pid = make_pipe();
   pid_t holder = ::fork();
