@@ -14,6 +14,7 @@ inline constexpr char kViewSessions[] = "/run/gestalt/view-";
 // follows. Mode 0666; it looks at who connects.
 inline constexpr char kHomeSocket[] = "/run/gestalt/home-";
 inline constexpr char kImageDirectory[] = "/run/gestalt/images";  // CRIU's images, by migration
+inline constexpr char kCriuProgram[] = "/usr/sbin/criu";
 inline constexpr char kStandInProgram[] = "/usr/lib/gestalt/gestalt-stand-in";
 inline constexpr char kViewProgram[] = "/usr/lib/gestalt/gestalt-view";
 inline constexpr char kGhostsProgram[] = "/usr/lib/gestalt/gestalt-ghosts";

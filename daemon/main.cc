@@ -2,7 +2,6 @@
 // leader, to which that agent connects like any other.
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,7 +10,7 @@
 #include <csignal>
 #include <iostream>
 
-#include "common/child.h"
+#include "common/criu_version.h"
 #include "common/fd.h"
 #include "daemon/agent.h"
 #include "daemon/client_api.h"
@@ -42,30 +41,6 @@ Result<Fd> lock_node() {
   return fd;
 }
 
-// "4.2.1", or nothing if there is no CRIU.
-std::string criu_version() {
-  auto pipe = make_pipe();
-  if (!pipe) return {};
-  SpawnOptions options;
-  options.argv = {"criu", "--version"};
-  options.programs = {"/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu"};
-  options.descriptors = {{pipe->write.get(), STDOUT_FILENO}};
-  auto pid = spawn(options);
-  if (!pid) return {};
-  pipe->write.reset();
-  std::string text(4096, '\0');
-  Deadline deadline = deadline_in(kCriuTimeout);
-  ssize_t count = 0;
-  if (wait_for(pipe->read.get(), POLLIN, deadline))
-    count = ::read(pipe->read.get(), text.data(), text.size());
-  (void)wait_child(*pid, deadline);
-  text.resize(count > 0 ? static_cast<std::size_t>(count) : 0);
-  auto begin = text.find("Version: ");
-  if (begin == std::string::npos) return {};
-  text.erase(0, begin + 9);
-  return text.substr(0, text.find('\n'));
-}
-
 struct Daemon {
   explicit Daemon(const Config& configuration) : config(configuration) {}
   const Config& config;
@@ -75,8 +50,11 @@ struct Daemon {
   std::unique_ptr<Agent> agent;
 
   Result<void> start() {
-    std::string criu = criu_version();
-    if (criu.empty()) log::warning("no CRIU on this node: processes cannot migrate");
+    auto asked = criu_version(deadline_in(kCriuTimeout));
+    if (!asked)
+      log::warning("no CRIU on this node: processes cannot migrate",
+                   log::field("error", asked.error().text()));
+    std::string criu = asked.value_or("");
     if (config.run_as_leader()) {
       GESTALT_ASSIGN(leader, Leader::start(context, config));
     }

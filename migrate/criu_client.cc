@@ -12,6 +12,7 @@
 #include <csignal>
 #include <sstream>
 
+#include "common/paths.h"
 #include "common/unix_socket.h"
 #include "migrate/state_dump.h"
 
@@ -79,7 +80,7 @@ Error criu_error(const criu_resp& response, const std::string& log_path) {
 
 SpawnOptions criu_check() {
   SpawnOptions options;
-  options.argv = {kCriuProgram, "check"};
+  options.argv = {paths::kCriuProgram, "check"};
   options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   return options;
 }
@@ -100,7 +101,7 @@ std::string first_criu_errors(const std::string& log) {
 Result<CriuClient> CriuClient::start(const CriuStart& options) {
   GESTALT_ASSIGN(auto sockets, make_socket_pair());
   SpawnOptions spawn_options;
-  spawn_options.argv = {kCriuProgram, "swrk", std::to_string(kCriuRpcDescriptor)};
+  spawn_options.argv = {paths::kCriuProgram, "swrk", std::to_string(kCriuRpcDescriptor)};
   spawn_options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   spawn_options.descriptors = options.descriptors;
   spawn_options.descriptors.emplace_back(sockets.theirs.get(), kCriuRpcDescriptor);
@@ -186,18 +187,6 @@ Result<criu_resp> CriuClient::request(const criu_req& request, const Notify& not
     if (::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) < 0 && noticed)
       return fail_errno(errno, "answer CRIU's notification");
   }
-}
-
-Result<std::string> criu_version() {
-  GESTALT_ASSIGN(auto client, CriuClient::start({}));
-  criu_req request;
-  request.set_type(VERSION);
-  GESTALT_ASSIGN(auto response,
-                 client.request(request, nullptr, {}, deadline_in(std::chrono::seconds(5))));
-  const auto& version = response.version();
-  std::string text = std::format("{}.{}", version.major_number(), version.minor_number());
-  if (version.has_sublevel()) text += std::format(".{}", version.sublevel());
-  return text;
 }
 
 }  // namespace gestalt

@@ -33,7 +33,6 @@ struct CriuStart {
 
 // The number under which a started CRIU has its end of the RPC socket.
 inline constexpr int kCriuRpcDescriptor = 10;
-inline constexpr char kCriuProgram[] = "/usr/sbin/criu";
 
 class CriuClient {
  public:
@@ -67,9 +66,6 @@ class CriuClient {
 // `criu check`: finds out what the kernel can do and leaves that for later runs, which
 // are 50 ms quicker for it.
 [[nodiscard]] SpawnOptions criu_check();
-
-// "4.2.1"; asks the installed CRIU.
-[[nodiscard]] Result<std::string> criu_version();
 
 // The first errors of a CRIU log, for people; empty if there are none.
 [[nodiscard]] std::string first_criu_errors(const std::string& log);

@@ -7,11 +7,13 @@
 #include <charconv>
 #include <tuple>
 
+#include "common/criu_version.h"
 #include "common/fd.h"
-#include "migrate/criu_client.h"
 
 namespace gestalt {
 namespace {
+
+constexpr auto kCriuTimeout = std::chrono::seconds(5);
 
 bool kernel_refuses_credentials() {
   Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -36,7 +38,7 @@ bool wants_credentials_of_every_socket(std::string_view version) {
 const std::string& criu_without_internet_sockets() {
   static const std::string known = []() -> std::string {
     if (!kernel_refuses_credentials()) return {};
-    auto version = criu_version();
+    auto version = criu_version(deadline_in(kCriuTimeout));
     return version && wants_credentials_of_every_socket(*version) ? *version : std::string();
   }();
   return known;

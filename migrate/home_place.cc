@@ -254,7 +254,7 @@ Result<CriuClient> HomePlace::start_criu(const CriuStart& options) {
   GESTALT_ASSIGN(auto sockets, make_socket_pair());
   LaunchRequest request{.order = LaunchOrder::kStart,
                         .numbers = {static_cast<std::int32_t>(options.personality)},
-                        .argv = {kCriuProgram, "swrk", std::to_string(kCriuRpcDescriptor)},
+                        .argv = {paths::kCriuProgram, "swrk", std::to_string(kCriuRpcDescriptor)},
                         // As for the dump: it finds the node's own /proc in the session.
                         .environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
                                         std::format("LD_PRELOAD={}", kStateDumpLibrary),
