@@ -155,17 +155,14 @@ TEST_F(ZeroCopyKeeperTest, CodeThatEndsJustWhenItIsStopped) {
   ASSERT_TRUE(code);
   const std::uint8_t at_once[] = {0xcc};
   ASSERT_TRUE(keeper->put_code(*code, at_once));
-  constexpr int kTries = 5000;
-  int in_time = 0;
+  constexpr int kTries = 2000;
   for (int i = 0; i < kTries; ++i) {
-    auto ran = keeper->run_code(*code, {}, deadline_in(std::chrono::nanoseconds(i * 20)));
+    auto ran = keeper->run_code(*code, {}, deadline_in(std::chrono::nanoseconds(i * 50)));
     ASSERT_TRUE(ran || ran.error().code == ErrorCode::kTimeout) << ran.error().text();
-    in_time += ran ? 1 : 0;
     auto called = keeper->call(SYS_getpid, {});
     ASSERT_TRUE(called) << "try " << i << ": " << called.error().text();
     ASSERT_EQ(*called, keeper->pid());
   }
-  RecordProperty("in_time", in_time);
   keeper.reset();
   expect_unchanged();
 }
