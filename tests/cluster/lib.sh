@@ -102,11 +102,16 @@ assert_not_contains() { # TEXT PART [WHAT]
   [[ $1 != *"$2"* ]] || fail "${3:-text} contains '$2': '$1'"
 }
 
-# wait_until SECONDS CMD…: polls every 50 ms until CMD succeeds. Emulated machines have four times as
-# long.
+# scaled NUMBER: of seconds, or of what takes so long; emulated machines are four times as slow.
+scaled() {
+  local vm=${GESTALT_TEST_VM:-}
+  echo $(($1 * (${#vm} ? 4 : 1)))
+}
+
+# wait_until SECONDS CMD…: polls every 50 ms until CMD succeeds.
 wait_until() {
-  local seconds=$1
-  [[ -z ${GESTALT_TEST_VM:-} ]] || seconds=$((seconds * 4))
+  local seconds
+  seconds=$(scaled "$1")
   local deadline=$((${EPOCHREALTIME/./} + seconds * 1000000))
   shift
   until "$@" >/dev/null 2>&1; do

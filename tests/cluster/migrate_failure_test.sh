@@ -38,7 +38,7 @@ fail_at() {
   local status=0
   echo "--- fault $2 on $1"
   fault "$1" "$2"
-  migrate "$pid" "$there" --timeout 10 || status=$?
+  migrate "$pid" "$there" --timeout "$(scaled 10)" || status=$?
   after_failure "$status" "${3:-failure}"
 }
 
@@ -77,7 +77,7 @@ test_destination_crashes_after_the_resume() {
   local status=0 where
   begin
   fault "$there" 29:exit
-  migrate "$pid" "$there" --timeout 10 || status=$?
+  migrate "$pid" "$there" --timeout "$(scaled 10)" || status=$?
   no_faults
   if ((status)); then where=$here; else where=$there; fi
   if ended victim; then fail "the victim is lost (migrate exited with $status)"; fi
@@ -98,8 +98,8 @@ test_leader_completes_late() {
   local status=0
   begin
   fault leader 42
-  migrate "$pid" "$there" --timeout 10 &
-  sleep 4 # longer than a copy may run unconfirmed
+  migrate "$pid" "$there" --timeout "$(scaled 10)" &
+  sleep "$(scaled 4)" # longer than a copy may run unconfirmed
   no_faults
   wait $! || status=$?
   assert_eq "$status" 0 "exit status of migrate"
@@ -220,7 +220,7 @@ no_room_on() {
   local status=0
   start_victim victim node1 memory
   full_disk "$1"
-  migrate "$pid" node2 --timeout 20 || status=$?
+  migrate "$pid" node2 --timeout "$(scaled 20)" || status=$?
   empty_disk "$1"
   assert_eq "$status" 1 "exit status ($(cat "$scratch/migration.err"))"
   assert_contains "$(cat "$scratch/migration.err")" image

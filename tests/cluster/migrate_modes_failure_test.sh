@@ -22,13 +22,13 @@ begin_paging() {
   local mode=$1
   echo "--- $mode"
   case $mode in
-    lazy) begin victim node1 memory --mib 16 --rate 50 --tick-ms 50; move_by lazy "$pid" node2 ;;
+    lazy) begin victim node1 memory --mib "$(scaled 16)" --rate 50 --tick-ms 50; move_by lazy "$pid" node2 ;;
     post-copy)
-      begin victim node1 memory --mib 16 --rate 50 --tick-ms 50
+      begin victim node1 memory --mib "$(scaled 16)" --rate 50 --tick-ms 50
       move_by post-copy "$pid" node2 --no-wait --bandwidth 2M
       ;;
     hybrid)
-      begin victim node1 memory --mib 12 --rate 0 --tick-ms 50
+      begin victim node1 memory --mib "$(scaled 12)" --rate 0 --tick-ms 50
       move_by hybrid "$pid" node2 --no-wait --bandwidth 3M --max-rounds 1 --downtime-goal 1us
       ;;
   esac
@@ -39,7 +39,7 @@ begin_paging() {
 survives() {
   works_on victim
   expect_there node2 "$job" 1
-  move_by eager "$pid" node1 --timeout 60
+  move_by eager "$pid" node1 --timeout "$(scaled 60)"
   expect_there node1 "$job" 1
   works_on victim
   finish victim "$pid"
@@ -110,10 +110,10 @@ test_stopped_before() {
 # begin_slow MODE: a migration that takes some seconds, in rounds or in the freeze. Sets mover.
 begin_slow() {
   echo "--- $1"
-  begin victim node1 memory --mib 8 --rate 2000 --tick-ms 50
-  gestalt migrate "$pid" node2 --mode "$1" --bandwidth 3M --timeout 30 --json >"$scratch/slow.json" 2>"$scratch/slow.err" &
+  begin victim node1 memory --mib "$(scaled 8)" --rate 2000 --tick-ms 50
+  gestalt migrate "$pid" node2 --mode "$1" --bandwidth 3M --timeout "$(scaled 30)" --json >"$scratch/slow.json" 2>"$scratch/slow.err" &
   mover=$!
-  sleep 1
+  sleep "$(scaled 1)"
 }
 
 moved_slowly() {
@@ -168,7 +168,7 @@ test_stopped_while_paging() {
     begin_paging "$mode"
     gestalt kill -STOP "$pid"
     still_stopped node2
-    move_by eager "$pid" node1 --timeout 60
+    move_by eager "$pid" node1 --timeout "$(scaled 60)"
     still_stopped node1
     continue_job
     works_on victim
@@ -236,7 +236,7 @@ test_a_slow_network() {
   for mode in "${modes[@]}"; do
     echo "--- $mode"
     for node in node2 node1; do
-      move_by "$mode" "$pid" "$node" --timeout 60
+      move_by "$mode" "$pid" "$node" --timeout "$(scaled 60)"
       works_on victim
     done
   done

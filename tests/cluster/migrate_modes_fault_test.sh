@@ -46,7 +46,7 @@ attempt() {
   ! has_rounds "$1" || options+=(--max-rounds 1 --downtime-goal 1us)
   fault "$2" "$3"
   status=0
-  migrate "$pid" node2 --mode "$1" --timeout 10 "${options[@]}" || status=$?
+  migrate "$pid" node2 --mode "$1" --timeout "$(scaled 10)" "${options[@]}" || status=$?
   no_faults
   ((status != 124 && status < 126)) || fail "migrate ended with $status"
 }
@@ -138,7 +138,7 @@ crash_all() { # NUMBER
   local mode i=0
   for mode in "${modes[@]}"; do
     [[ " $(source_faults "$mode" | tr '\n' ' ') " == *" $1 "* ]] || continue
-    gestalt migrate "${pids[i]}" node2 --mode "$mode" --timeout 10 >"$scratch/$mode.moved" 2>&1 &
+    gestalt migrate "${pids[i]}" node2 --mode "$mode" --timeout "$(scaled 10)" >"$scratch/$mode.moved" 2>&1 &
     movers+=($!)
     i=$((i + 1))
   done
