@@ -171,7 +171,9 @@ vm_enter() {
   set_environment "$user"
   [[ $user == root ]] || prefix=(setpriv "--reuid=$user" "--regid=$user" --init-groups)
   ((tty == 0)) || options=(-tt)
-  printf -v line '%q ' exec ${prefix[@]+"${prefix[@]}"} env "${clean_environment[@]}" "$@"
+  printf -v line '%q ' ${prefix[@]+"${prefix[@]}"} env "${clean_environment[@]}" "$@"
+  # By a shell that stays, but says nothing: of a command that a signal ended ssh would make 255.
+  line="{ $line 2>&3 3>&-; } 3>&2 2>/dev/null; exit \$?"
   read -r address <"$state/nodes/$node/address"
   pid_in "$state/holder" holder || die "sandbox '$name' lost its holder; take it down and up again"
   exec 9<&- nsenter --mount="/proc/$pid/ns/mnt" --net="/proc/$pid/ns/net" -- \
