@@ -132,7 +132,9 @@ Result<std::uint64_t> find_syscall(pid_t pid) {
   if (vdso && vdso->name == "[vdso]" && vdso->is_executable()) {
     if (auto found = find_syscall_in(pid, *vdso)) return *found;
   }
+  // Restored on another kernel it is where the auxiliary vector does not say.
   GESTALT_ASSIGN(auto areas, read_memory_map(pid));
+  std::ranges::stable_partition(areas, [](const auto& area) { return area.name == "[vdso]"; });
   for (const auto& area : areas) {
     if (!area.is_executable() || area.name == "[vsyscall]") continue;
     if (auto found = find_syscall_in(pid, area)) return *found;
