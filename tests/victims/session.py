@@ -110,11 +110,15 @@ def arguments_of(pid):
 
 
 def pid_of(command):
-    """Of what was started by a command that begins so."""
-    listed = json.loads(gestalt("ps", "--json").stdout)
-    found = [each["pid"] for each in listed if each["command"].startswith(command)]
-    if len(found) != 1:
-        raise Failed(f"{len(found)} processes are {command!r}")
+    """Of what was started by a command that begins so. What it has forked has its name until it executes something else."""
+    found = []
+
+    def is_alone():
+        listed = json.loads(gestalt("ps", "--json").stdout)
+        found[:] = [each["pid"] for each in listed if each["command"].startswith(command)]
+        return len(found) == 1
+
+    wait_until(is_alone, f"one process is {command!r}")
     return found[0]
 
 
