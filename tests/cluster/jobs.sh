@@ -17,12 +17,12 @@ mover= # set by begin_held
 starts=0
 
 # gestalt ARG…: as root on the leader; gestalt_as USER ARG… as a user. Never hangs.
-gestalt() { on leader timeout --kill-after=5 60 gestalt "$@"; }
+gestalt() { on leader timeout --kill-after=5 "$(scaled 60)" gestalt "$@"; }
 
 gestalt_as() {
   local user=$1
   shift
-  on_as "$user" leader timeout --kill-after=5 60 gestalt "$@"
+  on_as "$user" leader timeout --kill-after=5 "$(scaled 60)" gestalt "$@"
 }
 
 # nodes: all names. node_state NAME: as the leader sees it.
@@ -51,7 +51,7 @@ start() {
   echo "$starts" >"$scratch/$name.start"
   {
     local status=0 mine=$starts
-    on_as "${user:-root}" leader timeout --kill-after=5 200 gestalt run "${where[@]}" -- "$@" \
+    on_as "${user:-root}" leader timeout --kill-after=5 "$(scaled 200)" gestalt run "${where[@]}" -- "$@" \
       <"${input:-/dev/null}" >"$scratch/$name.out" 2>"$scratch/$name.err" || status=$?
     # An earlier one of the same name may end late: it is nobody's status any more.
     if [[ $(cat "$scratch/$name.start") == "$mine" ]]; then
@@ -81,7 +81,8 @@ await_pid() {
 start_victim() {
   local name=$1 node=$2 program=$victims/$3
   shift 3
-  start "$name" "$node" "$program" --until "/run/end-$name" "$@"
+  # It ends by itself when it has been forgotten: a machine's later.
+  start "$name" "$node" "$program" --until "/run/end-$name" ${GESTALT_TEST_VM:+--seconds "$(scaled 300)"} "$@"
   await_pid "$name"
 }
 
