@@ -81,20 +81,25 @@ ZeroCopySupport renewed(const ZeroCopySupport& known, const std::vector<std::str
                         const std::function<Result<void>(const std::string&)>& try_device) {
   ZeroCopySupport out;
   for (const auto& device : devices) {
-    auto before = known.find(device);
     std::string& reason = out[device];
-    if (before != known.end()) {
-      reason = before->second;
-      continue;
-    }
+    if (all_work(known, {device})) continue;
     auto tried = try_device(device);
     if (tried) continue;
     reason = tried.error().text();
     std::ranges::replace(reason, '\n', ' ');
+    auto before = known.find(device);
+    if (before != known.end() && before->second == reason) continue;  // has been said
     log::warning("no zero-copy source: pages will be copied before they are read",
                  log::field("device", device), log::field("reason", reason));
   }
   return out;
+}
+
+bool all_work(const ZeroCopySupport& known, const std::vector<std::string>& devices) {
+  return std::ranges::all_of(devices, [&known](const std::string& device) {
+    auto found = known.find(device);
+    return found != known.end() && found->second.empty();
+  });
 }
 
 // Not of class/infiniband: there a device is also before ib_uverbs has come.

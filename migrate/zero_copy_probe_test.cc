@@ -38,23 +38,29 @@ TEST_F(RdmaDevices, NoneWithoutTheModule) {
   EXPECT_TRUE(rdma_devices(sysfs_).empty());
 }
 
-TEST(ZeroCopyProbe, OnlyWhatIsNewIsTried) {
+TEST(ZeroCopyProbe, OnlyWhatIsNotKnownToWorkIsTried) {
   std::vector<std::string> tried;
   auto try_device = [&tried](const std::string& device) -> Result<void> {
     tried.push_back(device);
     if (device == "siw0") return fail(ErrorCode::kSystem, "its driver\nwants more");
     return {};
   };
-  ZeroCopySupport known{{"gone0", ""}, {"irdma0", "not by it"}, {"rxe0", ""}};
-  auto now = renewed(known, {"irdma0", "rxe0", "rxe1", "siw0"}, try_device);
-  EXPECT_EQ(tried, (std::vector<std::string>{"rxe1", "siw0"}));
-  EXPECT_EQ(
-      now,
-      (ZeroCopySupport{
-          {"irdma0", "not by it"}, {"rxe0", ""}, {"rxe1", ""}, {"siw0", "its driver wants more"}}));
+  ZeroCopySupport known{{"gone0", ""}, {"rxe0", ""}, {"rxe1", "no address"}};
+  auto now = renewed(known, {"rxe0", "rxe1", "rxe2", "siw0"}, try_device);
+  EXPECT_EQ(tried, (std::vector<std::string>{"rxe1", "rxe2", "siw0"}));
+  EXPECT_EQ(now, (ZeroCopySupport{
+                     {"rxe0", ""}, {"rxe1", ""}, {"rxe2", ""}, {"siw0", "its driver wants more"}}));
   tried.clear();
   EXPECT_EQ(renewed(now, {"gone0"}, try_device), (ZeroCopySupport{{"gone0", ""}}));
   EXPECT_EQ(tried, std::vector<std::string>{"gone0"}) << "it has been away";
+}
+
+TEST(ZeroCopyProbe, AllWork) {
+  ZeroCopySupport known{{"rxe0", ""}, {"siw0", "its driver wants more"}};
+  EXPECT_TRUE(all_work(known, {}));
+  EXPECT_TRUE(all_work(known, {"rxe0"}));
+  EXPECT_FALSE(all_work(known, {"rxe0", "siw0"}));
+  EXPECT_FALSE(all_work(known, {"rxe1"})) << "nothing is known of it";
 }
 
 }  // namespace

@@ -62,7 +62,11 @@ Result<void> ClusterInit::start(const std::string& socket_path) {
   return {};
 }
 
-ClusterInit::ClusterInit() : device_probe_([] { return spawn_probe("--probe-devices"); }) {}
+ClusterInit::ClusterInit()
+    : device_probe_([] { return spawn_probe("--probe-devices"); },
+                    [](const DeviceProbe::Devices& devices) {
+                      return all_work(known_zero_copy(), devices);
+                    }) {}
 
 void ClusterInit::start_probe() {
   auto devices = rdma_devices();

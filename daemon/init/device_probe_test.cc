@@ -16,7 +16,10 @@ class DeviceProbeTest : public ::testing::Test {
 
   int starts_ = 0;
   bool fail_ = false;
-  DeviceProbe probe_{[this] { return start(); }};
+  bool work_ = true;
+  DeviceProbe probe_{
+      [this] { return start(); },
+      [this](const DeviceProbe::Devices& devices) { return work_ || devices.empty(); }};
 };
 
 TEST_F(DeviceProbeTest, NothingIsTriedWhereThereIsNothing) {
@@ -56,6 +59,34 @@ TEST_F(DeviceProbeTest, TheOneOfTheStartCounts) {
   EXPECT_EQ(starts_, 0);
   probe_.look({"rxe0", "rxe1"});
   EXPECT_EQ(starts_, 1);
+}
+
+TEST_F(DeviceProbeTest, WhatDoesNotWorkIsTriedAgainEverMoreRarely) {
+  using std::chrono::seconds;
+  work_ = false;
+  auto now = Clock::now();
+  probe_.look({"rxe0"}, now);
+  probe_.ended(child());
+  // A look each five seconds: how long after it began was each?
+  std::vector<long> at;
+  for (seconds after{5}; after <= seconds(12'000); after += seconds(5)) {
+    const int before = starts_;
+    probe_.look({"rxe0"}, now + after);
+    if (starts_ == before) continue;
+    at.push_back(after.count());
+    probe_.ended(child());
+  }
+  EXPECT_EQ(at, (std::vector<long>{60, 180, 420, 900, 1860, 3780, 7380, 10980}));
+  work_ = true;
+  const int before = starts_;
+  probe_.look({"rxe0"}, now + seconds(20'000));
+  EXPECT_EQ(starts_, before);
+  work_ = false;
+  probe_.look({"rxe0", "rxe1"}, now + seconds(20'001));
+  EXPECT_EQ(starts_, before + 1);
+  probe_.ended(child());
+  probe_.look({"rxe0", "rxe1"}, now + seconds(20'062));
+  EXPECT_EQ(starts_, before + 2) << "others: from the beginning";
 }
 
 TEST_F(DeviceProbeTest, AChildThatCannotBeStartedIsNotTriedForEver) {
