@@ -11,7 +11,8 @@
 
 namespace gestalt {
 
-// Of a process; those of threads are left out.
+// Of a process; those of threads are left out. An exit may be told more than once, before its pid
+// is free, if its last threads end at the same moment.
 struct TaskEvent {
   enum class Kind { kFork, kExec, kExit };
   Kind kind{};

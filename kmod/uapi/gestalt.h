@@ -266,7 +266,11 @@ enum gestalt_event_type {
 };
 
 #define GESTALT_EVENT_F_THREAD (1U << 0) /* not the only thread there is or was */
-#define GESTALT_EVENT_F_LAST (1U << 1)	 /* exit: the process has no thread left */
+/*
+ * exit: the process has no thread left. Of threads that end at the same moment each may say
+ * so, and the last of these events has the highest sums.
+ */
+#define GESTALT_EVENT_F_LAST (1U << 1)
 
 struct gestalt_event {
 	__u64 sequence;
