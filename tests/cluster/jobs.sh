@@ -26,11 +26,13 @@ gestalt_as() {
 }
 
 # nodes: all names. node_state NAME: as the leader sees it.
-nodes() { sandbox status | awk 'NR > 1 { print $1 }'; }
+nodes() { cat "$scratch/nodes"; }
 
-node_state() {
-  on leader sh -c 'timeout 10 gestalt node list --json |
-    jq -r --arg name "$1" ".[] | select(.name == \$name) | .state"' sh "$1"
+node_state() { node_states | sed -n "s/^$1 //p"; }
+
+# Each with its name.
+node_states() {
+  on leader sh -c 'timeout 20 gestalt node list --json | jq -r ".[] | \"\(.name) \(.state)\""'
 }
 
 node_is() { [[ $(node_state "$1") == "$2" ]]; }
@@ -212,12 +214,17 @@ no_faults() {
 
 not_merged() { [[ $1 == leader || $(node_state "$1") == @(failed|offline) ]]; }
 
+# healthy NODE…: all of them are online.
 healthy() {
-  case $(node_state "$1") in
-    online) ;;
-    draining) gestalt node resume "$1" && return 1 ;;
-    *) return 1 ;;
-  esac
+  local node states
+  states=$(node_states) || return 1
+  for node in "$@"; do
+    case $(sed -n "s/^$node //p" <<<"$states") in
+      online) ;;
+      draining) gestalt node resume "$node" && return 1 ;;
+      *) return 1 ;;
+    esac
+  done
 }
 
 # Nodes as they were in the beginning, all online.
@@ -235,8 +242,9 @@ heal() {
       running) [[ $daemon != stopped ]] || sandbox daemon "$node" start ;;
     esac
   done < <(sandbox status | awk 'NR > 1 { print $1, $2, $NF }')
-  no_faults
-  for node in $(nodes); do wait_until 20 healthy "$node"; done
+  for node in $(nodes); do on "$node" rm -f /run/gestalt/fault; done
+  # shellcheck disable=SC2046 # one word each
+  wait_until 20 healthy $(nodes)
 }
 
 end_jobs() {

@@ -50,6 +50,7 @@ cluster_up() {
   shift
   sandbox up --nodes "$nodes" ${GESTALT_TEST_VM:+--vm "$GESTALT_TEST_VM" --timeout 120} \
     ${GESTALT_TEST_CRIU:+--criu "$GESTALT_TEST_CRIU"} "$@"
+  sandbox status | awk 'NR > 1 { print $1 }' >"$scratch/nodes"
 }
 
 # on NODE CMD…: as root; on_as USER NODE CMD… as a user.
