@@ -36,8 +36,8 @@ begin() {
 
 # Of $pid, wherever it runs.
 find_job() {
-  job=$(on leader sh -c 'timeout 20 gestalt ps --json |
-    jq -er --argjson pid "$1" ".[] | select(.pid == \$pid) | .job_id"' sh "$pid")
+  job=$(listing '.[] | select(.pid == ($value | tonumber)) | .job_id' "$pid")
+  [[ -n $job ]] || fail "there is no process $pid"
 }
 
 # Processes of a job on a node, by the node's own control groups: none if they are frozen,
