@@ -79,6 +79,8 @@ def test_forks_that_fail(_):
 
             failing = subprocess.Popen(
                 ["/usr/bin/python3", "-c", FAILING], preexec_fn=join, stdout=subprocess.PIPE)
+            # Python may need longer to start than all of a storm takes.
+            failing.stdout.readline()
             outside = storm(4, few(700), 30000, 30511)
             failing.send_signal(signal.SIGTERM)
             text, _ = failing.communicate()
@@ -105,6 +107,8 @@ while going:
         child = os.fork()
     except OSError:
         failed += 1
+        if failed == 1:
+            print("failing", flush=True)
         continue
     if not child:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
