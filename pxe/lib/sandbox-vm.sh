@@ -120,7 +120,7 @@ vm_spawn() {
     qemu-system-x86_64 -accel tcg,thread=multi -cpu max -M pc -smp "$vm_cpus" -m "$vm_memory_mb" \
     -nodefaults -display none -no-reboot -name "$node" \
     -kernel "/kernels/$kernel/boot/vmlinuz" -initrd /run/initramfs \
-    -append "console=ttyS0 panic=-1 mitigations=off net.ifnames=0 quiet gestalt.root=nfs:$vm_host_address:/cluster gestalt.layer=none gestalt.init=/usr/lib/vm-node-init gestalt.host=$node gestalt.address=$address/24" \
+    -append "console=ttyS0 panic=-1 mitigations=off net.ifnames=0 quiet loglevel=5 gestalt.root=nfs:$vm_host_address:/cluster gestalt.layer=none gestalt.init=/usr/lib/vm-node-init gestalt.host=$node gestalt.address=$address/24" \
     -chardev "file,id=console,path=/logs/$node.console" -serial chardev:console \
     -netdev "tap,id=net,ifname=v-$node,script=no,downscript=no" \
     -device "virtio-net-pci,netdev=net,romfile=,mac=$(printf '02:67:73:74:00:%02x' "$number")" \

@@ -25,7 +25,7 @@ start_machine() { # KERNEL MEMORY CPUS
   fi
   qemu-system-x86_64 "${clock[@]}" -cpu max -M pc -smp "$3" -m "$2" -nodefaults \
     -display none -no-reboot -kernel "/kernels/$1/boot/vmlinuz" -initrd /tmp/initramfs \
-    -append "console=ttyS0 panic=-1 mitigations=off net.ifnames=0 quiet gestalt.root=9p:root gestalt.init=/src/tests/vm/guest-init gestalt.kernel=$1 ${GUEST_APPEND:-}" \
+    -append "console=ttyS0 panic=-1 mitigations=off net.ifnames=0 quiet loglevel=5 gestalt.root=9p:root gestalt.init=/src/tests/vm/guest-init gestalt.kernel=$1 ${GUEST_APPEND:-}" \
     -chardev file,id=console,path=/guest/console -serial chardev:console \
     -device virtio-serial-pci -chardev file,id=output,path=/dev/stdout,append=on \
     -device virtserialport,chardev=output,name=output \
