@@ -214,11 +214,23 @@ void RdmaQueue::fail_with(Error error) {
 
 void RdmaQueue::shut_down() {
   auto held = lock();
-  if (failure_ || closing_) return;
-  closing_ = true;
-  (void)wait(
-      held, [this] { return sends_completed_ == sends_posted_; }, deadline_in(kLeaveTimeout));
-  fail_with({ErrorCode::kUnavailable, "the page connection was shut down", {}});
+  if (!failure_) {
+    if (closing_) return;  // another thread waits below
+    closing_ = true;
+    (void)wait(
+        held, [this] { return sends_completed_ == sends_posted_; }, deadline_in(kLeaveTimeout));
+    fail_with({ErrorCode::kUnavailable, "the page connection was shut down", {}});
+  }
+  end_reads();
+}
+
+// The peer's reads that the device is at. One that finds its region gone while the queue pair
+// fails is never done with by rxe (seen on 6.12): the CPU is lost until the machine is restarted.
+// A reset waits for them; the error state, in which the pair is, does not.
+void RdmaQueue::end_reads() {
+  ibv_qp_attr reset{};
+  reset.qp_state = IBV_QPS_RESET;
+  (void)::ibv_modify_qp(id_.id->qp, &reset, IBV_QP_STATE);  // fails without a device: no reads
 }
 
 }  // namespace gestalt

@@ -45,7 +45,8 @@ class RdmaQueue {
   [[nodiscard]] bool failed() const { return failure_.has_value(); }
   void fail_with(Error error);
 
-  // Without the lock: the connection ends, at both ends. What was posted has a moment to leave.
+  // Without the lock: the connection ends, at both ends. What was posted has a moment to leave; the
+  // peer reads nothing here any more once this returns: regions may end then, and not before.
   void shut_down();
   // For connecting and accepting, before anybody waits.
   [[nodiscard]] rdma_cm_id* id() const { return id_.id.get(); }
@@ -57,6 +58,7 @@ class RdmaQueue {
   void handle_events();
   void handle(const RdmaEvent& event);
   void probe();
+  void end_reads();
 
   std::shared_ptr<RdmaDomain> domain_;
   RdmaId id_;
