@@ -215,7 +215,6 @@ void RdmaQueue::fail_with(Error error) {
 void RdmaQueue::shut_down() {
   auto held = lock();
   if (!failure_) {
-    if (closing_) return;  // another thread waits below
     closing_ = true;
     (void)wait(
         held, [this] { return sends_completed_ == sends_posted_; }, deadline_in(kLeaveTimeout));
