@@ -8,6 +8,7 @@
 
 #include "cli/exit_codes.h"
 #include "cli/report.h"
+#include "common/format.h"
 #include "common/message_channel.h"
 #include "common/paths.h"
 #include "common/unix_socket.h"
@@ -23,7 +24,7 @@ Result<Fd> connect_daemon(const std::string& path) {
   auto socket = connect_unix(path);
   if (socket) return socket;
   return fail(ErrorCode::kUnavailable,
-              std::format("cannot reach gestaltd at {}: {}", path, socket.error().message),
+              formatted("cannot reach gestaltd at {}: {}", path, socket.error().message),
               "systemctl status gestaltd; gestalt works on the leader, or set GESTALT_SOCKET");
 }
 

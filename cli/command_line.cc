@@ -2,7 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <charconv>
-#include <format>
 #include <functional>
 #include <memory>
 
@@ -11,6 +10,7 @@
 #include "cli/report.h"
 #include "cli/signal_names.h"
 #include "cli/units.h"
+#include "common/format.h"
 #include "common/migration_modes.h"
 #include "common/paths.h"
 
@@ -35,7 +35,7 @@ CLI::Validator positive_number() {
     double number = 0;
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
     bool good = error == std::errc() && end == text.data() + text.size() && number > 0;
-    return good ? std::string() : std::format("'{}' is not a number above 0", text);
+    return good ? std::string() : formatted("'{}' is not a number above 0", text);
   };
   return {check, "POSITIVE"};
 }

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <thread>
 
+#include "common/format.h"
 #include "common/proc.h"
 
 namespace gestalt::cli {
@@ -66,7 +67,7 @@ class Witnessed : public testing::Test {
     return answer();
   }
   pid_t witness() {
-    auto children = read_file(std::format("/proc/{0}/task/{0}/children", pid_));
+    auto children = read_file(formatted("/proc/{0}/task/{0}/children", pid_));
     return children && !children->empty() ? std::stoi(*children) : 0;
   }
 

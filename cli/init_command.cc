@@ -4,7 +4,6 @@
 #include <cctype>
 #include <cerrno>
 #include <filesystem>
-#include <format>
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
@@ -12,6 +11,7 @@
 #include "cli/report.h"
 #include "cli/text.h"
 #include "common/fd.h"
+#include "common/format.h"
 #include "daemon/cluster_state_dir.h"
 #include "daemon/config.h"
 
@@ -50,7 +50,7 @@ Result<Cluster> read_configuration(const std::string& file) {
 Result<void> make_parent(const std::string& file) {
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(file).parent_path(), error);
-  if (error) return fail_errno(error.value(), std::format("make the directory of {}", file));
+  if (error) return fail_errno(error.value(), formatted("make the directory of {}", file));
   return {};
 }
 
@@ -68,8 +68,8 @@ Result<Cluster> create(const InitOptions& options) {
   auto token = format_join_token(cluster.token) + "\n";
   if (auto written = replace_file(config.paths.join_token, token, 0600); !written)
     return fail(written.error().code, written.error().message,
-                std::format("cp {} {}", join_token_path(config.paths.state_directory),
-                            config.paths.join_token));
+                formatted("cp {} {}", join_token_path(config.paths.state_directory),
+                          config.paths.join_token));
   return cluster;
 }
 
@@ -77,13 +77,13 @@ std::string explanation(const Cluster& cluster, const std::string& config_file) 
   const auto& config = cluster.config;
   const auto& state = config.paths.state_directory;
   std::string out =
-      std::format("cluster {}, leader {}\n", config.cluster.name, config.cluster.leader);
-  out += std::format("  CA certificate  {} (SHA-256 {})\n", ca_certificate_path(state),
-                     cluster.token.ca_sha256);
-  out += std::format("  CA key          {} (keep a copy in a safe place)\n", ca_key_path(state));
-  out += std::format("  join token      {} (a secret: lets nodes in)\n", config.paths.join_token);
-  out += std::format("  configuration   {}{}\n", config_file, cluster.wrote_config ? " (new)" : "");
-  out += std::format(
+      formatted("cluster {}, leader {}\n", config.cluster.name, config.cluster.leader);
+  out += formatted("  CA certificate  {} (SHA-256 {})\n", ca_certificate_path(state),
+                   cluster.token.ca_sha256);
+  out += formatted("  CA key          {} (keep a copy in a safe place)\n", ca_key_path(state));
+  out += formatted("  join token      {} (a secret: lets nodes in)\n", config.paths.join_token);
+  out += formatted("  configuration   {}{}\n", config_file, cluster.wrote_config ? " (new)" : "");
+  out += formatted(
       "Next:\n"
       "  1. Set cluster.leader_address in {} to an address that the nodes reach.\n"
       "  2. Start gestaltd here.\n"

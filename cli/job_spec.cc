@@ -14,6 +14,8 @@
 #include <cerrno>
 #include <memory>
 
+#include "common/format.h"
+
 namespace gestalt::cli {
 namespace {
 
@@ -45,7 +47,7 @@ void leave_to_local_terminal(termios& settings) {
 }
 
 std::string absolute(const std::string& base, const std::string& directory) {
-  return directory.starts_with('/') ? directory : std::format("{}/{}", base, directory);
+  return directory.starts_with('/') ? directory : formatted("{}/{}", base, directory);
 }
 
 Result<std::string> working_directory(const std::string& wanted) {

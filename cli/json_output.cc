@@ -2,9 +2,9 @@
 
 #include <boost/json/serialize.hpp>
 #include <cmath>
-#include <format>
 
 #include "cli/text.h"
+#include "common/format.h"
 #include "common/ipv4.h"
 
 namespace gestalt::cli {
@@ -31,7 +31,7 @@ std::string render_value(const boost::json::value& value) {
   }
   if (!value.is_double()) return boost::json::serialize(value);
   double number = value.get_double();
-  return std::isfinite(number) ? std::format("{}", number) : "null";
+  return std::isfinite(number) ? formatted("{}", number) : "null";
 }
 
 boost::json::array blockers_array(const google::protobuf::RepeatedPtrField<wire::Blocker>& from) {

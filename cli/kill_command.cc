@@ -1,18 +1,18 @@
 #include <csignal>
-#include <format>
 
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 #include "cli/report.h"
 #include "cli/signal_names.h"
+#include "common/format.h"
 #include "common/frame.h"
 
 namespace gestalt::cli {
 namespace {
 
 Error bad_signal(const std::string& text) {
-  return {ErrorCode::kInvalidArgument, std::format("no signal {}", text), "gestalt kill -l"};
+  return {ErrorCode::kInvalidArgument, formatted("no signal {}", text), "gestalt kill -l"};
 }
 
 // Every failure is reported; the exit code is that of the first.
@@ -22,7 +22,7 @@ int report_results(const wire::KillReply& reply) {
     if (!result.has_error() || result.error().code() == wire::ERROR_NONE) continue;
     auto error = from_wire(result.error());
     int this_code = command_exit_code(error.code);
-    report(std::move(error).in(std::format("kill {}", result.pid())));
+    report(std::move(error).in(formatted("kill {}", result.pid())));
     if (code == kExitOk) code = this_code;
   }
   return code;
@@ -48,14 +48,14 @@ int kill_list(const std::vector<std::string>& arguments) {
     for (int signal = 1; signal <= SIGRTMAX; ++signal) {
       auto name = signal_name(signal);
       // The two that the C library keeps to itself have none.
-      if (name != std::format("{}", signal)) out += std::format("{:2} {}\n", signal, name);
+      if (name != formatted("{}", signal)) out += formatted("{:2} {}\n", signal, name);
     }
   }
   for (const auto& argument : arguments) {
     auto signal = parse_signal_or_status(argument);
     if (!signal) return report(bad_signal(argument), kExitUsage);
     bool is_number = argument[0] >= '0' && argument[0] <= '9';
-    out += is_number ? signal_name(*signal) + "\n" : std::format("{}\n", *signal);
+    out += is_number ? signal_name(*signal) + "\n" : formatted("{}\n", *signal);
   }
   auto printed = print_out(out);
   return printed ? kExitOk : report(printed.error(), kExitFailed);

@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "common/format.h"
+
 namespace gestalt::cli {
 namespace {
 
@@ -36,8 +38,7 @@ LocalStream::LocalStream(int standard_fd, Direction direction) : standard_fd_(st
   // Opening a master again would make another pair of terminals.
   if (is_terminal && is_pty_master(standard_fd)) return;
   int access = direction == Direction::kRead ? O_RDONLY : O_WRONLY;
-  auto own =
-      open_file(std::format("/proc/self/fd/{}", standard_fd), access | O_NONBLOCK | O_NOCTTY);
+  auto own = open_file(formatted("/proc/self/fd/{}", standard_fd), access | O_NONBLOCK | O_NOCTTY);
   if (!own) return;
   own_ = std::move(*own);
   way_ = Way::kOwn;
@@ -68,8 +69,8 @@ Result<std::optional<std::size_t>> LocalStream::write(std::string_view data) {
                       : ::write(fd(), data.data(), data.size());
   if (count >= 0) return static_cast<std::size_t>(count);
   if (errno == EAGAIN || errno == EINTR) return std::nullopt;
-  return fail_errno(errno, std::format("write to standard {}",
-                                       standard_fd_ == STDERR_FILENO ? "error" : "output"));
+  return fail_errno(
+      errno, formatted("write to standard {}", standard_fd_ == STDERR_FILENO ? "error" : "output"));
 }
 
 void LocalStream::close() {

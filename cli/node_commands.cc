@@ -1,4 +1,3 @@
-#include <format>
 #include <functional>
 
 #include "cli/client.h"
@@ -8,6 +7,7 @@
 #include "cli/report.h"
 #include "cli/table.h"
 #include "cli/text.h"
+#include "common/format.h"
 
 namespace gestalt::cli {
 namespace {
@@ -39,10 +39,10 @@ std::string nodes_table(const Nodes& nodes) {
                {"SEEN", kRight},
                {"ADDRESS"}});
   for (const auto& node : nodes) {
-    table.add_row({node.name(), node.state(), node.role(), std::format("{:.4g}", node.cpus()),
-                   std::format("{:.2f}", node.load()), human_bytes(node.memory_total_bytes()),
-                   human_bytes(node.memory_available_bytes()), std::format("{}", node.tasks()),
-                   std::format("{}", node.jobs()), human_duration(node.heartbeat_age_seconds()),
+    table.add_row({node.name(), node.state(), node.role(), formatted("{:.4g}", node.cpus()),
+                   formatted("{:.2f}", node.load()), human_bytes(node.memory_total_bytes()),
+                   human_bytes(node.memory_available_bytes()), formatted("{}", node.tasks()),
+                   formatted("{}", node.jobs()), human_duration(node.heartbeat_age_seconds()),
                    node.address()});
   }
   return table.render(output_width());
@@ -50,25 +50,24 @@ std::string nodes_table(const Nodes& nodes) {
 
 std::string node_sheet(const wire::NodeInfo& node) {
   auto line = [](const char* label, const std::string& value) {
-    return std::format("{:<14}{}\n", label, visible(value));
+    return formatted("{:<14}{}\n", label, visible(value));
   };
   std::string out = line("name", node.name());
   out += line("state", node.state());
   out += line("role", node.role());
   out += line("address", node.address());
-  out += line("cpus", std::format("{:.4g}", node.cpus()));
-  out += line("load", std::format("{:.2f}", node.load()));
-  out +=
-      line("memory", std::format("{} of {} available", human_bytes(node.memory_available_bytes()),
-                                 human_bytes(node.memory_total_bytes())));
-  out += line("tasks", std::format("{} ({} jobs)", node.tasks(), node.jobs()));
-  out += line("pids", std::format("{} to {}", node.pid_first(), node.pid_last()));
+  out += line("cpus", formatted("{:.4g}", node.cpus()));
+  out += line("load", formatted("{:.2f}", node.load()));
+  out += line("memory", formatted("{} of {} available", human_bytes(node.memory_available_bytes()),
+                                  human_bytes(node.memory_total_bytes())));
+  out += line("tasks", formatted("{} ({} jobs)", node.tasks(), node.jobs()));
+  out += line("pids", formatted("{} to {}", node.pid_first(), node.pid_last()));
   out += line("heartbeat", human_duration(node.heartbeat_age_seconds()) + " ago");
   out += line("version", node.version());
   out += line("kernel", node.kernel());
   out += line("criu", node.criu());
-  out += line("task source", std::format("{} ({})", node.task_source(), node.task_source_reason()));
-  out += line("task events", std::format("{} ({})", node.task_events(), node.task_events_reason()));
+  out += line("task source", formatted("{} ({})", node.task_source(), node.task_source_reason()));
+  out += line("task events", formatted("{} ({})", node.task_events(), node.task_events_reason()));
   out += line("certificate", node.certificate_sha256());
   return out;
 }
@@ -93,7 +92,7 @@ int node_show(const NodeShowOptions& options) {
   return list_nodes(options.name, [&options](const Nodes& nodes) {
     if (nodes.empty())
       return report(
-          Error{ErrorCode::kNotFound, std::format("no node {}", options.name), "gestalt node list"},
+          Error{ErrorCode::kNotFound, formatted("no node {}", options.name), "gestalt node list"},
           kExitNotFound);
     if (options.json) return print_nodes(nodes_json(nodes));
     std::string out;

@@ -15,6 +15,7 @@
 #include "cli/text.h"
 #include "cli/units.h"
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt::cli {
 namespace {
@@ -23,7 +24,7 @@ namespace {
 std::size_t fields_of(const std::string& message) {
   for (const char* file : {GESTALT_PROTO "/migration.proto", GESTALT_PROTO "/control.proto"}) {
     auto text = read_file(file).value_or("");
-    auto begin = text.find(std::format("\nmessage {} {{", message));
+    auto begin = text.find(formatted("\nmessage {} {{", message));
     if (begin == std::string::npos) continue;
     auto body = text.substr(begin, text.find("\n}", begin) - begin);
     std::regex field(R"(\n  [^\n/]* = \d+;)");

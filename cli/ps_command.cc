@@ -1,7 +1,6 @@
 #include <pwd.h>
 
 #include <algorithm>
-#include <format>
 #include <map>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "cli/report.h"
 #include "cli/table.h"
 #include "cli/text.h"
+#include "common/format.h"
 #include "common/ipv4.h"
 
 namespace gestalt::cli {
@@ -24,7 +24,7 @@ class UserNames {
     auto [entry, is_new] = names_.try_emplace(uid);
     if (is_new) {
       const passwd* user = ::getpwuid(uid);  // NOLINT(concurrency-mt-unsafe)
-      entry->second = user != nullptr ? std::string(user->pw_name) : std::format("{}", uid);
+      entry->second = user != nullptr ? std::string(user->pw_name) : formatted("{}", uid);
     }
     return entry->second;
   }
@@ -52,7 +52,7 @@ std::string reason_against(const wire::Task& task) {
   if (task.blockers().empty()) return "-";
   auto more = task.blockers_size() - 1;
   const auto& first = task.blockers(0).what();
-  return more > 0 ? std::format("{} (and {} more)", first, more) : first;
+  return more > 0 ? formatted("{} (and {} more)", first, more) : first;
 }
 
 std::string tasks_table(const std::vector<const wire::Task*>& tasks, const PsOptions& options) {
@@ -71,12 +71,12 @@ std::string tasks_table(const std::vector<const wire::Task*>& tasks, const PsOpt
   Table table(std::move(columns));
   UserNames users;
   for (const auto* task : tasks) {
-    std::vector<std::string> row{std::format("{}", task->pid()), task->node(),
+    std::vector<std::string> row{formatted("{}", task->pid()), task->node(),
                                  users.name(task->uid()), task->state()};
     if (all_columns) {
-      row.push_back(std::format("{}", task->parent_pid()));
-      row.push_back(std::format("{}", task->threads()));
-      row.push_back(task->job_id() == 0 ? "-" : std::format("{}", task->job_id()));
+      row.push_back(formatted("{}", task->parent_pid()));
+      row.push_back(formatted("{}", task->threads()));
+      row.push_back(task->job_id() == 0 ? "-" : formatted("{}", task->job_id()));
       row.push_back(migratable(*task) ? "yes" : "no");
     }
     row.push_back(human_bytes(task->resident_bytes()));
@@ -103,7 +103,7 @@ int ps(const PsOptions& options) {
     auto printed = print_out(options.json ? tasks_json(tasks) : tasks_table(tasks, options));
     if (!printed) return report(printed.error(), kExitFailed);
     for (const auto& node : reply.silent_nodes())
-      warn(std::format("node {} did not answer in time: its processes are missing above", node));
+      warn(formatted("node {} did not answer in time: its processes are missing above", node));
     return kExitOk;
   });
 }

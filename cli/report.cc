@@ -2,9 +2,9 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <format>
 
 #include "cli/text.h"
+#include "common/format.h"
 
 namespace gestalt::cli {
 
@@ -13,7 +13,7 @@ namespace {
 // One write for each line, so that lines of parallel commands do not mix. With standard
 // error gone there is nobody left to tell.
 void print_line(const std::string& line) {
-  std::string text = std::format("gestalt: {}\n", visible(line));
+  std::string text = formatted("gestalt: {}\n", visible(line));
   std::fwrite(text.data(), 1, text.size(), stderr);
 }
 
@@ -21,7 +21,7 @@ void print_line(const std::string& line) {
 
 void report(const Error& error) {
   print_line(error.message);
-  if (!error.remedy.empty()) print_line(std::format("try: {}", error.remedy));
+  if (!error.remedy.empty()) print_line(formatted("try: {}", error.remedy));
 }
 
 int report(const Error& error, int exit_code) {

@@ -7,6 +7,7 @@
 
 #include "cli/exit_codes.h"
 #include "cli/job_spec.h"
+#include "common/format.h"
 
 namespace gestalt::cli {
 namespace {
@@ -118,7 +119,7 @@ void RunSession::on_reply(const Result<wire::Message>& reply) {
   phase_ = Phase::kAccepted;
   start_timer_ = loop_.after(kStartTimeout, [this] {
     abandon_job();
-    fail_with({ErrorCode::kTimeout, std::format("node {} did not start the job in time", node_),
+    fail_with({ErrorCode::kTimeout, formatted("node {} did not start the job in time", node_),
                "gestalt node list, or another node"},
               kExitGestalt);
   });

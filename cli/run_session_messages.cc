@@ -1,6 +1,7 @@
 // What the daemon says to a RunSession.
 #include "cli/exit_codes.h"
 #include "cli/run_session.h"
+#include "common/format.h"
 #include "common/frame.h"
 
 namespace gestalt::cli {
@@ -48,7 +49,7 @@ void RunSession::on_message(const wire::Message& message) {
       break;
     case wire::Message::kJobNodeLost:
       fail_with({ErrorCode::kUnavailable,
-                 std::format("node {} failed; the job is lost", message.job_node_lost().node()),
+                 formatted("node {} failed; the job is lost", message.job_node_lost().node()),
                  {}},
                 kExitGestalt);
       break;
@@ -126,7 +127,7 @@ void RunSession::check(const Result<void>& result) {
 void RunSession::on_attached(const wire::JobInfo& job) {
   node_ = job.node();
   if (job.state() == wire::JOB_LOST) {
-    fail_with({ErrorCode::kUnavailable, std::format("node {} failed; the job is lost", node_), {}},
+    fail_with({ErrorCode::kUnavailable, formatted("node {} failed; the job is lost", node_), {}},
               kExitGestalt);
     return;
   }

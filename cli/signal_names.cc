@@ -5,7 +5,8 @@
 #include <charconv>
 #include <csignal>
 #include <cstring>
-#include <format>
+
+#include "common/format.h"
 
 namespace gestalt::cli {
 namespace {
@@ -60,8 +61,8 @@ std::string signal_name(int signal) {
   if (const char* abbreviation = ::sigabbrev_np(signal)) return abbreviation;
   if (signal == SIGRTMIN) return "RTMIN";
   if (signal == SIGRTMAX) return "RTMAX";
-  if (signal > SIGRTMIN && signal < SIGRTMAX) return std::format("RTMIN+{}", signal - SIGRTMIN);
-  return std::format("{}", signal);
+  if (signal > SIGRTMIN && signal < SIGRTMAX) return formatted("RTMIN+{}", signal - SIGRTMIN);
+  return formatted("{}", signal);
 }
 
 }  // namespace gestalt::cli

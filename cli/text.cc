@@ -6,7 +6,8 @@
 #include <array>
 #include <clocale>
 #include <cmath>
-#include <format>
+
+#include "common/format.h"
 
 namespace gestalt::cli {
 namespace {
@@ -39,7 +40,7 @@ void append_escaped(std::string& out, std::string_view bytes) {
         out += "\\e";
         break;
       default:
-        out += std::format("\\x{:02x}", static_cast<unsigned char>(c));
+        out += formatted("\\x{:02x}", static_cast<unsigned char>(c));
     }
   }
 }
@@ -127,7 +128,7 @@ std::string_view cut_to_width(std::string_view text, std::size_t columns) {
 }
 
 std::string human_bytes(std::uint64_t bytes) {
-  if (bytes < 1024) return std::format("{}", bytes);
+  if (bytes < 1024) return formatted("{}", bytes);
   constexpr std::string_view kUnits = "KMGTPE";
   double value = static_cast<double>(bytes) / 1024;
   std::size_t unit = 0;
@@ -136,18 +137,18 @@ std::string human_bytes(std::uint64_t bytes) {
     value /= 1024;
     ++unit;
   }
-  if (value < 9.95) return std::format("{:.1f}{}", value, kUnits[unit]);
-  return std::format("{:.0f}{}", value, kUnits[unit]);
+  if (value < 9.95) return formatted("{:.1f}{}", value, kUnits[unit]);
+  return formatted("{:.0f}{}", value, kUnits[unit]);
 }
 
 std::string human_duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0) return "?";
-  if (seconds < 9.995) return std::format("{:.2f}s", seconds);
+  if (seconds < 9.995) return formatted("{:.2f}s", seconds);
   auto whole = static_cast<std::uint64_t>(std::min(seconds, 1e15));
-  if (whole < 60) return std::format("{}s", whole);
-  if (whole < 3600) return std::format("{}m{:02}", whole / 60, whole % 60);
-  if (whole < 86400) return std::format("{}h{:02}", whole / 3600, whole / 60 % 60);
-  return std::format("{}d{:02}", whole / 86400, whole / 3600 % 24);
+  if (whole < 60) return formatted("{}s", whole);
+  if (whole < 3600) return formatted("{}m{:02}", whole / 60, whole % 60);
+  if (whole < 86400) return formatted("{}h{:02}", whole / 3600, whole / 60 % 60);
+  return formatted("{}d{:02}", whole / 86400, whole / 3600 % 24);
 }
 
 }  // namespace gestalt::cli

@@ -1,4 +1,3 @@
-#include <format>
 
 #include "cli/client.h"
 #include "cli/commands.h"
@@ -6,6 +5,7 @@
 #include "cli/json_output.h"
 #include "cli/report.h"
 #include "cli/text.h"
+#include "common/format.h"
 
 namespace gestalt::cli {
 
@@ -14,14 +14,14 @@ int version(bool json) {
   call.request.mutable_version_request();
   // Our own version is worth printing even where no daemon runs.
   if (!json) {
-    if (auto printed = print_out(std::format("gestalt {}\n", GESTALT_VERSION)); !printed)
+    if (auto printed = print_out(formatted("gestalt {}\n", GESTALT_VERSION)); !printed)
       return report(printed.error(), kExitFailed);
   }
   return call_daemon(std::move(call), [json](const wire::Message& message) {
     const auto& reply = message.version_reply();
     std::string text =
-        std::format("gestaltd {} on {} ({}), CRIU {}\n", visible(reply.version()),
-                    visible(reply.node()), visible(reply.role()), visible(reply.criu()));
+        formatted("gestaltd {} on {} ({}), CRIU {}\n", visible(reply.version()),
+                  visible(reply.node()), visible(reply.role()), visible(reply.criu()));
     if (json)
       text = render_json({{{"cli_version", GESTALT_VERSION},
                            {"daemon_version", to_utf8(reply.version())},

@@ -12,6 +12,7 @@
 #include <charconv>
 #include <sstream>
 
+#include "common/format.h"
 #include "common/proc.h"
 
 namespace gestalt {
@@ -43,7 +44,7 @@ Result<std::string> cgroup2_mount() {
               "mount -t cgroup2 none /sys/fs/cgroup");
 }
 
-std::string job_cgroup_name(std::uint64_t job_id) { return std::format("gestalt/job-{}", job_id); }
+std::string job_cgroup_name(std::uint64_t job_id) { return formatted("gestalt/job-{}", job_id); }
 
 std::uint64_t job_of_cgroup(std::string_view path) {
   constexpr std::string_view kMarker = "gestalt/job-";
@@ -59,7 +60,7 @@ Result<void> move_to_cgroup(int directory, pid_t pid) {
   GESTALT_ASSIGN(auto file, open_at(directory, "cgroup.procs", O_WRONLY));
   auto text = std::to_string(pid);
   if (::write(file.get(), text.data(), text.size()) < 0)
-    return fail_errno(errno, std::format("move process {} to another control group", pid));
+    return fail_errno(errno, formatted("move process {} to another control group", pid));
   return {};
 }
 
@@ -71,7 +72,7 @@ Result<Cgroup> Cgroup::create(const std::string& name) {
   for (std::string part; std::getline(parts, part, '/');) {
     path += "/" + part;
     if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST)
-      return fail_errno(errno, std::format("make control group {}", path));
+      return fail_errno(errno, formatted("make control group {}", path));
   }
   GESTALT_ASSIGN(auto directory, open_file(path, O_RDONLY | O_DIRECTORY));
   return Cgroup(std::move(path), std::move(directory));
@@ -94,7 +95,7 @@ Result<void> Cgroup::add(pid_t pid) {
 Result<void> Cgroup::write(const char* file, const char* text) {
   GESTALT_ASSIGN(auto fd, open_at(directory_.get(), file, O_WRONLY));
   if (::write(fd.get(), text, 1) != 1)
-    return fail_errno(errno, std::format("write {} to {}/{}", text, path_, file));
+    return fail_errno(errno, formatted("write {} to {}/{}", text, path_, file));
   return {};
 }
 
@@ -104,10 +105,10 @@ Result<void> Cgroup::wait_event(const char* line, Deadline deadline) {
   while (true) {
     char buffer[256];
     ssize_t count = ::pread(fd.get(), buffer, sizeof buffer, 0);
-    if (count < 0) return fail_errno(errno, std::format("read {}/cgroup.events", path_));
+    if (count < 0) return fail_errno(errno, formatted("read {}/cgroup.events", path_));
     if (std::string_view(buffer, static_cast<std::size_t>(count)).contains(line)) return {};
     if (Clock::now() >= deadline)
-      return fail(ErrorCode::kTimeout, std::format("{} did not reach \"{}\" in time", path_, line));
+      return fail(ErrorCode::kTimeout, formatted("{} did not reach \"{}\" in time", path_, line));
     pollfd entry{fd.get(), POLLPRI, 0};
     (void)::poll(&entry, 1, std::min(remaining_milliseconds(deadline), 100));
   }
@@ -152,7 +153,7 @@ Result<void> Cgroup::wait_empty(Deadline deadline) { return wait_event("populate
 
 Result<void> Cgroup::remove() {
   if (::rmdir(path_.c_str()) != 0 && errno != ENOENT)
-    return fail_errno(errno, std::format("remove control group {}", path_));
+    return fail_errno(errno, formatted("remove control group {}", path_));
   return {};
 }
 

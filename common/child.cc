@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -128,7 +129,7 @@ constexpr char kAlive = 'A';
 }
 
 Unexpected explain(const SpawnFailure& failure, const std::string& program) {
-  if (!failure.in_exec) return fail_errno(failure.error_number, std::format("start {}", program));
+  if (!failure.in_exec) return fail_errno(failure.error_number, formatted("start {}", program));
   auto error = fail_errno(failure.error_number, program);
   bool missing = failure.error_number == ENOENT || failure.error_number == ENOTDIR;
   error.error().code = missing ? ErrorCode::kExecNotFound : ErrorCode::kExecDenied;
@@ -157,9 +158,9 @@ Result<pid_t> start_child(const SpawnOptions& options, const std::function<int()
   auto pid = static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof arguments));
   if (pid == 0) run_child(options, setup, prepared, report.write.get(), must_join_cgroup);
   if (pid < 0)
-    return fail_errno(errno, std::format("start {}{}", options.argv[0],
-                                         options.pid != 0 ? std::format(" as pid {}", options.pid)
-                                                          : std::string()));
+    return fail_errno(
+        errno, formatted("start {}{}", options.argv[0],
+                         options.pid != 0 ? formatted(" as pid {}", options.pid) : std::string()));
   report.write.reset();
   Deadline deadline = deadline_in(std::chrono::seconds(10));
   char alive = 0;
@@ -196,11 +197,11 @@ Result<pid_t> spawn(const SpawnOptions& options, const std::function<int()>& set
 
 Result<int> wait_child(pid_t pid, Deadline deadline) {
   Fd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  if (!pidfd) return fail_errno(errno, std::format("watch process {}", pid));
+  if (!pidfd) return fail_errno(errno, formatted("watch process {}", pid));
   GESTALT_TRY(wait_for(pidfd.get(), POLLIN, deadline));
   int status = 0;
   if (::waitpid(pid, &status, 0) != pid)
-    return fail_errno(errno, std::format("wait for process {}", pid));
+    return fail_errno(errno, formatted("wait for process {}", pid));
   return status;
 }
 

@@ -11,6 +11,7 @@
 
 #include "common/cgroup.h"
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -43,7 +44,7 @@ TEST(Spawn, RunsWithJustTheArrangedDescriptors) {
   std::string open = output_of(options);
   // bash keeps a copy of its own, far up.
   EXPECT_TRUE(open.starts_with("0\n1\n2\n")) << open;
-  EXPECT_FALSE(open.contains(std::format("\n{}\n", extra->get()))) << open;
+  EXPECT_FALSE(open.contains(formatted("\n{}\n", extra->get()))) << open;
 }
 
 TEST(Spawn, PassesEnvironmentAndSwappedDescriptors) {
@@ -80,7 +81,7 @@ TEST(Spawn, SaysWhyAProgramDoesNotStart) {
 }
 
 TEST(Spawn, TriesCandidatesAndScriptsWithoutInterpreterLine) {
-  std::string script = std::format("/tmp/script-{}", ::getpid());
+  std::string script = formatted("/tmp/script-{}", ::getpid());
   std::ofstream(script) << "echo \"$0 $1\"\n";
   ASSERT_EQ(::chmod(script.c_str(), 0755), 0);
   SpawnOptions options;
@@ -103,7 +104,7 @@ TEST(Spawn, ResetsSignals) {
 
 // Some kernels kill a child that is born into a group with such a history.
 TEST(Spawn, StartsInAControlGroupThatWasOnceKilled) {
-  auto group = Cgroup::create(std::format("gestalt-test-{}", ::getpid()));
+  auto group = Cgroup::create(formatted("gestalt-test-{}", ::getpid()));
   if (!group) GTEST_SKIP() << "no control groups here: " << group.error().text();
   if (!group->kill()) GTEST_SKIP() << "no cgroup.kill here";
   SpawnOptions options;

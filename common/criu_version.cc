@@ -4,10 +4,10 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <format>
 
 #include "common/child.h"
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/paths.h"
 
 namespace gestalt {
@@ -31,7 +31,7 @@ Result<std::string> criu_version(Deadline deadline) {
   auto begin = text.find(kLabel);
   if (begin == std::string::npos)
     return fail(ErrorCode::kProtocol,
-                std::format("{} does not say its version", paths::kCriuProgram));
+                formatted("{} does not say its version", paths::kCriuProgram));
   text.erase(0, begin + kLabel.size());
   return text.substr(0, text.find('\n'));
 }

@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -34,7 +36,7 @@ Result<Address> parse_address(const std::string& text, std::uint32_t port) {
     six->sin6_port = number;
     out.length = sizeof *six;
   } else {
-    return fail(ErrorCode::kProtocol, std::format("\"{}\" port {} is no address", text, port));
+    return fail(ErrorCode::kProtocol, formatted("\"{}\" port {} is no address", text, port));
   }
   return out;
 }
@@ -97,7 +99,7 @@ Result<std::unique_ptr<DirectLink>> DirectLink::listen(EventLoop& loop,
   auto* where = reinterpret_cast<sockaddr*>(&address.storage);
   if (::bind(fd, where, address.length) != 0 || ::listen(fd, 1) != 0 ||
       ::getsockname(fd, where, &address.length) != 0)
-    return fail_errno(errno, std::format("listen on {}", offer.address()));
+    return fail_errno(errno, formatted("listen on {}", offer.address()));
   // At the same place in both.
   offer.set_port(ntohs(reinterpret_cast<sockaddr_in*>(where)->sin_port));
   GESTALT_ASSIGN(link->awaited_, random_word());
@@ -122,7 +124,7 @@ Result<std::unique_ptr<DirectLink>> DirectLink::connect(EventLoop& loop,
   int fd = link->socket_.get();
   if (::connect(fd, reinterpret_cast<sockaddr*>(&address.storage), address.length) != 0 &&
       errno != EINPROGRESS)
-    return fail_errno(errno, std::format("connect to {} port {}", offer.address(), offer.port()));
+    return fail_errno(errno, formatted("connect to {} port {}", offer.address(), offer.port()));
   loop.watch(fd, EPOLLOUT, [self = link.get()](std::uint32_t) { self->connected(); });
   return link;
 }

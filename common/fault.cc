@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/log.h"
 
 namespace gestalt {
@@ -70,7 +71,7 @@ Result<void> fault_point(Fault fault) {
   if (wanted.action == "hang") std::this_thread::sleep_for(std::chrono::minutes(10));
   garbage_is_next = wanted.action == "garbage";
   if (garbage_is_next) return {};
-  return fail(ErrorCode::kInternal, std::format("injected fault {}", wanted.number));
+  return fail(ErrorCode::kInternal, formatted("injected fault {}", wanted.number));
 }
 
 }  // namespace gestalt

@@ -11,6 +11,8 @@
 #include <climits>
 #include <cstdio>
 
+#include "common/format.h"
+
 namespace gestalt {
 
 void Fd::reset() {
@@ -20,7 +22,7 @@ void Fd::reset() {
 
 Result<Fd> open_at(int directory, const std::string& path, int flags, mode_t mode) {
   Fd fd(::openat(directory, path.c_str(), flags | O_CLOEXEC, mode));
-  if (!fd) return fail_errno(errno, std::format("open {}", path));
+  if (!fd) return fail_errno(errno, formatted("open {}", path));
   return fd;
 }
 
@@ -36,7 +38,7 @@ Result<Pipe> make_pipe() {
 
 Result<Fd> duplicate(int fd) {
   Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
-  if (!copy) return fail_errno(errno, std::format("duplicate descriptor {}", fd));
+  if (!copy) return fail_errno(errno, formatted("duplicate descriptor {}", fd));
   return copy;
 }
 
@@ -115,12 +117,12 @@ Result<std::string> read_file_at(int directory, const std::string& path, std::si
     if (count == 0) return content;
     if (count < 0) {
       if (errno == EINTR) continue;
-      return fail_errno(errno, std::format("read {}", path));
+      return fail_errno(errno, formatted("read {}", path));
     }
     content.append(buffer, static_cast<std::size_t>(count));
     if (content.size() > limit_bytes)
       return fail(ErrorCode::kInvalidArgument,
-                  std::format("{} has more than {} bytes", path, limit_bytes));
+                  formatted("{} has more than {} bytes", path, limit_bytes));
   }
 }
 
@@ -131,12 +133,12 @@ Result<std::string> read_file(const std::string& path, std::size_t limit_bytes) 
 Result<void> write_control_file(const std::string& path, const std::string& text) {
   GESTALT_ASSIGN(auto fd, open_file(path, O_WRONLY));
   if (::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    return fail_errno(errno, std::format("write \"{}\" to {}", text, path));
+    return fail_errno(errno, formatted("write \"{}\" to {}", text, path));
   return {};
 }
 
 Result<void> replace_file(const std::string& path, const std::string& content, mode_t mode) {
-  std::string temporary = std::format("{}.new-{}", path, ::getpid());
+  std::string temporary = formatted("{}.new-{}", path, ::getpid());
   {
     // A new file: one that lies there already may be a link, or open to others.
     ::unlink(temporary.c_str());
@@ -144,7 +146,7 @@ Result<void> replace_file(const std::string& path, const std::string& content, m
     auto written = write_all(fd.get(), std::as_bytes(std::span(content)),
                              deadline_in(std::chrono::seconds(30)));
     if (written && (::fchmod(fd.get(), mode) != 0 || ::fsync(fd.get()) != 0))
-      written = fail_errno(errno, std::format("sync {}", temporary));
+      written = fail_errno(errno, formatted("sync {}", temporary));
     if (!written) {
       ::unlink(temporary.c_str());
       return written;
@@ -153,7 +155,7 @@ Result<void> replace_file(const std::string& path, const std::string& content, m
   if (::rename(temporary.c_str(), path.c_str()) != 0) {
     int error_number = errno;
     ::unlink(temporary.c_str());
-    return fail_errno(error_number, std::format("rename {} to {}", temporary, path));
+    return fail_errno(error_number, formatted("rename {} to {}", temporary, path));
   }
   return {};
 }

@@ -12,6 +12,8 @@
 #include <filesystem>
 #include <thread>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -184,7 +186,7 @@ TEST_F(Files, ReplaceFailsCleanly) {
 // A temporary file somebody left there with another mode must not lend its mode to a key.
 TEST_F(Files, ReplaceNeverShowsTheContentMoreWidely) {
   std::string path = directory_ + "/secret";
-  std::string left = std::format("{}.new-{}", path, ::getpid());
+  std::string left = formatted("{}.new-{}", path, ::getpid());
   ASSERT_EQ(::symlink((directory_ + "/elsewhere").c_str(), left.c_str()), 0);
   auto replaced = replace_file(path, "key", 0600);
   EXPECT_FALSE(std::filesystem::exists(directory_ + "/elsewhere")) << "followed a planted link";

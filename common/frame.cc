@@ -5,13 +5,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/format.h"
+
 namespace gestalt {
 
 Result<std::string> encode_frame(const wire::Message& message) {
   std::size_t size = message.ByteSizeLong();
   if (size > kMaxFrameBytes)
     return fail(ErrorCode::kInvalidArgument,
-                std::format("message of {} bytes exceeds the limit of {}", size, kMaxFrameBytes));
+                formatted("message of {} bytes exceeds the limit of {}", size, kMaxFrameBytes));
   std::string frame(sizeof(std::uint32_t), '\0');
   std::uint32_t length = htonl(static_cast<std::uint32_t>(size));
   std::memcpy(frame.data(), &length, sizeof length);
@@ -35,11 +37,11 @@ Result<std::optional<wire::Message>> FrameDecoder::next() {
   length = ntohl(length);
   if (length > limit_bytes_)
     return fail(ErrorCode::kProtocol,
-                std::format("frame of {} bytes, the limit is {}", length, limit_bytes_));
+                formatted("frame of {} bytes, the limit is {}", length, limit_bytes_));
   if (buffer_.size() - start_ - sizeof length < length) return std::nullopt;
   wire::Message message;
   if (!message.ParseFromArray(buffer_.data() + start_ + sizeof length, static_cast<int>(length)))
-    return fail(ErrorCode::kProtocol, std::format("frame of {} bytes is no message", length));
+    return fail(ErrorCode::kProtocol, formatted("frame of {} bytes is no message", length));
   start_ += sizeof length + length;
   return message;
 }

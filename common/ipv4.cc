@@ -3,7 +3,8 @@
 #include <arpa/inet.h>
 
 #include <charconv>
-#include <format>
+
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -14,15 +15,15 @@ constexpr unsigned kLongestPrefix = 32;
 }  // namespace
 
 std::string ipv4_text(std::uint32_t address) {
-  return std::format("{}.{}.{}.{}", address >> 24, (address >> 16) & 255, (address >> 8) & 255,
-                     address & 255);
+  return formatted("{}.{}.{}.{}", address >> 24, (address >> 16) & 255, (address >> 8) & 255,
+                   address & 255);
 }
 
 Result<Ipv4Range> parse_ipv4_range(std::string_view text) {
   if (text.empty()) return Ipv4Range{};
   auto wrong = [&](std::string_view why) {
     return fail(ErrorCode::kInvalidArgument,
-                std::format("{} is not a range of IPv4 addresses: {}", text, why),
+                formatted("{} is not a range of IPv4 addresses: {}", text, why),
                 "write it as 10.1.2.0/24");
   };
   auto slash = text.find('/');

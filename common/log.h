@@ -3,9 +3,10 @@
 #pragma once
 
 #include <concepts>
-#include <format>
 #include <string>
 #include <string_view>
+
+#include "common/format.h"
 
 namespace gestalt::log {
 
@@ -22,7 +23,7 @@ void write(Level level, std::string_view text);
 // One field: `log::info("node joined", log::field("node", name))`.
 template <class T>
 [[nodiscard]] std::string field(std::string_view key, const T& value) {
-  std::string text = std::format("{}", value);
+  std::string text = formatted("{}", value);
   if (text.empty() || text.find_first_of(" \"=\n\t") != std::string::npos) {
     std::string quoted = "\"";
     for (char c : text) {
@@ -35,7 +36,7 @@ template <class T>
     }
     text = quoted + '"';
   }
-  return std::format(" {}={}", key, text);
+  return formatted(" {}={}", key, text);
 }
 
 template <std::convertible_to<std::string>... Fields>

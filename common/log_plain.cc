@@ -2,6 +2,7 @@
 // Linked instead of log.cc.
 #include <unistd.h>
 
+#include "common/format.h"
 #include "common/log.h"
 
 namespace gestalt::log {
@@ -20,7 +21,7 @@ bool set_level(std::string_view) { return false; }
 
 void write(Level level, std::string_view text) {
   if (level < Level::kWarning) return;
-  auto line = std::format("{}: {}\n", program(), text);
+  auto line = formatted("{}: {}\n", program(), text);
   (void)!::write(STDERR_FILENO, line.data(), line.size());
 }
 

@@ -7,6 +7,8 @@
 #include <set>
 #include <utility>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -16,7 +18,7 @@ constexpr std::size_t kMaxNumberDigits = 9;
 
 Unexpected bad_set(std::string_view text, std::string_view why) {
   return fail(ErrorCode::kInvalidArgument,
-              std::format("node set \"{}\": {}", text.substr(0, 100), why),
+              formatted("node set \"{}\": {}", text.substr(0, 100), why),
               "write it like n[001-064,070],login");
 }
 
@@ -31,7 +33,7 @@ struct Number {
 Result<Number> parse_number(std::string_view text, std::string_view whole) {
   if (text.empty() || text.size() > kMaxNumberDigits ||
       !std::all_of(text.begin(), text.end(), is_digit))
-    return bad_set(whole, std::format("\"{}\" is not a number of 1 to 9 digits", text));
+    return bad_set(whole, formatted("\"{}\" is not a number of 1 to 9 digits", text));
   Number out{0, text.size()};
   std::from_chars(text.data(), text.data() + text.size(), out.value);
   return out;
@@ -49,14 +51,14 @@ Result<void> expand_range(std::string_view range, std::string_view whole,
   bool padded = first.digits > 1 && range.front() == '0';
   bool last_padded = last.digits > 1 && range[range.size() - last.digits] == '0';
   if ((padded && last.digits != first.digits) || (last_padded && !padded))
-    return bad_set(whole, std::format("the ends of {} differ in width", range));
+    return bad_set(whole, formatted("the ends of {} differ in width", range));
   if (last.value < first.value)
-    return bad_set(whole, std::format("the range {} runs backwards", range));
+    return bad_set(whole, formatted("the range {} runs backwards", range));
   if (last.value - first.value >= kMaxNodeSetNames - out.size())
-    return bad_set(whole, std::format("more than {} names", kMaxNodeSetNames));
+    return bad_set(whole, formatted("more than {} names", kMaxNodeSetNames));
   std::size_t width = padded ? first.digits : 0;
   for (std::uint32_t value = first.value; value <= last.value; ++value)
-    out.push_back(std::format("{:0>{}}", value, width));
+    out.push_back(formatted("{:0>{}}", value, width));
   return {};
 }
 
@@ -86,9 +88,9 @@ Result<std::vector<std::string>> expand_element(std::string_view element, std::s
       element.remove_prefix(end);
     }
     if (parts.front().size() + names.front().size() > kMaxNodeNameBytes)
-      return bad_set(whole, std::format("names of more than {} characters", kMaxNodeNameBytes));
+      return bad_set(whole, formatted("names of more than {} characters", kMaxNodeNameBytes));
     if (parts.size() > kMaxNodeSetNames / names.size())
-      return bad_set(whole, std::format("more than {} names", kMaxNodeSetNames));
+      return bad_set(whole, formatted("more than {} names", kMaxNodeSetNames));
     std::vector<std::string> product;
     product.reserve(names.size() * parts.size());
     for (const auto& name : names)
@@ -116,7 +118,7 @@ std::string_view take_element(std::string_view& rest) {
 using Family = std::pair<std::string, std::size_t>;
 
 std::string fold_family(const Family& family, const std::set<std::uint32_t>& numbers) {
-  auto spell = [&](std::uint32_t value) { return std::format("{:0>{}}", value, family.second); };
+  auto spell = [&](std::uint32_t value) { return formatted("{:0>{}}", value, family.second); };
   if (numbers.size() == 1) return family.first + spell(*numbers.begin());
   std::string out = family.first + "[";
   for (auto it = numbers.begin(); it != numbers.end();) {
@@ -141,7 +143,7 @@ bool valid_node_name(std::string_view name) {
 Result<void> check_node_name(std::string_view name) {
   if (valid_node_name(name)) return {};
   return fail(ErrorCode::kInvalidArgument,
-              std::format("\"{}\" is no valid node name", name.substr(0, 100)),
+              formatted("\"{}\" is no valid node name", name.substr(0, 100)),
               "use 1 to 63 of a-z, 0-9 and -, not beginning or ending with -");
 }
 
@@ -159,7 +161,7 @@ Result<std::vector<std::string>> expand_node_set(std::string_view text) {
         return std::unexpected(std::move(ok).error().in("node set"));
       if (!seen.insert(name).second) continue;
       if (seen.size() > kMaxNodeSetNames)
-        return bad_set(text, std::format("more than {} names", kMaxNodeSetNames));
+        return bad_set(text, formatted("more than {} names", kMaxNodeSetNames));
       out.push_back(std::move(name));
     }
     if (rest.empty()) return out;
@@ -193,7 +195,7 @@ std::string fold_node_set(const std::vector<std::string>& names) {
     auto plain = families.find(Family{family.first, 0});
     if (plain == families.end()) continue;
     std::erase_if(plain->second, [&](std::uint32_t value) {
-      if (std::format("{}", value).size() != family.second) return false;
+      if (formatted("{}", value).size() != family.second) return false;
       numbers.insert(value);
       return true;
     });
@@ -201,7 +203,7 @@ std::string fold_node_set(const std::vector<std::string>& names) {
   for (const auto& [family, numbers] : families) {
     if (numbers.empty()) continue;
     std::string text = fold_family(family, numbers);
-    folded[std::format("{}{:0>{}}", family.first, *numbers.begin(), family.second)] = text;
+    folded[formatted("{}{:0>{}}", family.first, *numbers.begin(), family.second)] = text;
   }
   std::string out;
   for (const auto& [first, text] : folded) out += (out.empty() ? "" : ",") + text;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 
+#include "common/format.h"
 #include "common/raw_clone.h"
 
 namespace gestalt {
@@ -26,7 +27,7 @@ Result<bool> pid_is_free(pid_t pid) {
   long child = clone_and_call(arguments, end_at_once, nullptr);
   if (child == -EEXIST) return false;
   if (child < 0)
-    return fail_errno(static_cast<int>(-child), std::format("see whether pid {} is free", pid));
+    return fail_errno(static_cast<int>(-child), formatted("see whether pid {} is free", pid));
   while (::waitpid(static_cast<pid_t>(child), nullptr, __WALL) < 0 && errno == EINTR) {
   }
   return true;

@@ -8,15 +8,16 @@
 #include <sstream>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
 
 // Readers of a process that is just exiting get ESRCH or ENOENT.
 Result<std::string> read_process_file(const std::string& proc, pid_t pid, const char* name) {
-  auto text = read_file(std::format("{}/{}/{}", proc, pid, name));
+  auto text = read_file(formatted("{}/{}/{}", proc, pid, name));
   if (!text && (text.error().code == ErrorCode::kNotFound || text.error().code == ErrorCode::kGone))
-    return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+    return fail(ErrorCode::kGone, formatted("process {} does not exist", pid));
   return text;
 }
 
@@ -81,8 +82,7 @@ Result<ProcessStat> read_stat(const std::string& proc, pid_t pid) {
   GESTALT_ASSIGN(auto text, read_process_file(proc, pid, "stat"));
   GESTALT_ASSIGN(auto stat, parse_stat(text));
   // Collected while the kernel wrote the line: its parent and its groups are no longer told.
-  if (stat.threads == 0)
-    return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+  if (stat.threads == 0) return fail(ErrorCode::kGone, formatted("process {} does not exist", pid));
   return stat;
 }
 
@@ -93,7 +93,7 @@ Result<ProcessIds> read_ids(const std::string& proc, pid_t pid) {
 
 Result<std::vector<pid_t>> list_pids(const std::string& proc) {
   std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(proc.c_str()), ::closedir);
-  if (!directory) return fail_errno(errno, std::format("list {}", proc));
+  if (!directory) return fail_errno(errno, formatted("list {}", proc));
   std::vector<pid_t> pids;
   while (const dirent* entry = ::readdir(directory.get())) {
     std::string_view name = entry->d_name;
@@ -112,7 +112,7 @@ std::string command_line(const std::string& proc, pid_t pid, std::size_t limit_b
     return text->substr(0, limit_bytes);
   }
   auto stat = read_stat(proc, pid);
-  return stat ? std::format("[{}]", stat->comm) : std::string("[?]");
+  return stat ? formatted("[{}]", stat->comm) : std::string("[?]");
 }
 
 Result<std::string> cgroup_path(const std::string& proc, pid_t pid) {
@@ -120,7 +120,7 @@ Result<std::string> cgroup_path(const std::string& proc, pid_t pid) {
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);)
     if (line.starts_with("0::")) return line.substr(3);
-  return fail(ErrorCode::kNotFound, std::format("process {} has no cgroup-v2 group", pid),
+  return fail(ErrorCode::kNotFound, formatted("process {} has no cgroup-v2 group", pid),
               "mount the cgroup2 hierarchy");
 }
 

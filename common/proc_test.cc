@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -37,7 +38,7 @@ TEST(ParseStat, Fields) {
 
 TEST(ParseStat, NamesMadeToConfuse) {
   for (const char* name : {"a b", ")", "(", ") R 1 1 1", "a)b(c", "", "\n", "\xff"}) {
-    auto stat = parse_stat(std::format("42 ({})", name) + kRest);
+    auto stat = parse_stat(formatted("42 ({})", name) + kRest);
     ASSERT_TRUE(stat) << name;
     EXPECT_EQ(stat->comm, name);
     EXPECT_EQ(stat->parent_pid, 10);
@@ -123,7 +124,7 @@ class FakeProc : public testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(proc_); }
   void put(const char* file, const std::string& content) {
-    ASSERT_TRUE(replace_file(std::format("{}/42/{}", proc_, file), content, 0600));
+    ASSERT_TRUE(replace_file(formatted("{}/42/{}", proc_, file), content, 0600));
   }
   std::string proc_;
 };

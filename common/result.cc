@@ -3,15 +3,17 @@
 #include <cerrno>
 #include <cstring>
 
+#include "common/format.h"
+
 namespace gestalt {
 
 Error Error::in(std::string_view context) && {
-  message = std::format("{}: {}", context, message);
+  message = formatted("{}: {}", context, message);
   return std::move(*this);
 }
 
 std::string Error::text() const {
-  return remedy.empty() ? message : std::format("{} ({})", message, remedy);
+  return remedy.empty() ? message : formatted("{} ({})", message, remedy);
 }
 
 Unexpected fail(ErrorCode code, std::string message, std::string remedy) {
@@ -57,7 +59,7 @@ ErrorCode code_from_errno(int error_number) {
 Unexpected fail_errno(int error_number, std::string message, std::string remedy) {
   char buffer[128];
   return fail(code_from_errno(error_number),
-              std::format("{}: {}", message, ::strerror_r(error_number, buffer, sizeof buffer)),
+              formatted("{}: {}", message, ::strerror_r(error_number, buffer, sizeof buffer)),
               std::move(remedy));
 }
 

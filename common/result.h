@@ -2,7 +2,6 @@
 #pragma once
 
 #include <expected>
-#include <format>
 #include <string>
 #include <string_view>
 #include <utility>

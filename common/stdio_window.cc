@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/format.h"
+
 namespace gestalt {
 
 std::size_t StdioSender::room() const {
@@ -27,8 +29,8 @@ std::optional<StdioChunk> StdioSender::next() {
 
 Result<void> StdioSender::acknowledge(std::uint64_t offset) {
   if (offset > base_ + ever_sent_)
-    return fail(ErrorCode::kProtocol, std::format("acknowledgement of byte {}, only {} were sent",
-                                                  offset, base_ + ever_sent_));
+    return fail(ErrorCode::kProtocol, formatted("acknowledgement of byte {}, only {} were sent",
+                                                offset, base_ + ever_sent_));
   if (offset <= base_) return {};
   std::size_t count = offset - base_;
   buffer_.erase(0, count);
@@ -57,7 +59,7 @@ Result<void> StdioReceiver::accept(std::uint64_t offset, std::string_view data, 
   std::uint64_t expected = consumed_ + pending_.size();
   if (offset > expected)
     return fail(ErrorCode::kUnavailable,
-                std::format("stdio data from byte {}, expected {}", offset, expected));
+                formatted("stdio data from byte {}, expected {}", offset, expected));
   std::uint64_t end = offset + data.size();
   if (end > expected) {
     if (eof_) return fail(ErrorCode::kProtocol, "stdio data after its end");

@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -19,7 +21,7 @@ Result<sockaddr_un> unix_address(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
-    return fail(ErrorCode::kInvalidArgument, std::format("socket path {} is too long", path));
+    return fail(ErrorCode::kInvalidArgument, formatted("socket path {} is too long", path));
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   return address;
 }
@@ -29,15 +31,15 @@ Result<sockaddr_un> unix_address(const std::string& path) {
 Result<Fd> listen_unix(const std::string& path, mode_t mode, int backlog) {
   GESTALT_ASSIGN(auto address, unix_address(path));
   if (connect_unix(path))
-    return fail(ErrorCode::kBusy, std::format("another process listens on {}", path),
+    return fail(ErrorCode::kBusy, formatted("another process listens on {}", path),
                 "stop it first");
   ::unlink(path.c_str());
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return fail_errno(errno, "make a local socket");
   if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
-    return fail_errno(errno, std::format("bind {}", path));
-  if (::chmod(path.c_str(), mode) != 0) return fail_errno(errno, std::format("chmod {}", path));
-  if (::listen(fd.get(), backlog) != 0) return fail_errno(errno, std::format("listen on {}", path));
+    return fail_errno(errno, formatted("bind {}", path));
+  if (::chmod(path.c_str(), mode) != 0) return fail_errno(errno, formatted("chmod {}", path));
+  if (::listen(fd.get(), backlog) != 0) return fail_errno(errno, formatted("listen on {}", path));
   return fd;
 }
 
@@ -46,7 +48,7 @@ Result<Fd> connect_unix(const std::string& path) {
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return fail_errno(errno, "make a local socket");
   if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
-    return fail_errno(errno, std::format("connect to {}", path));
+    return fail_errno(errno, formatted("connect to {}", path));
   return fd;
 }
 
@@ -124,7 +126,7 @@ Result<std::vector<Fd>> receive_fds(int socket, std::size_t count, Deadline dead
   if (received == 0) return fail(ErrorCode::kUnavailable, "the peer closed the connection");
   if (fds.size() != count)
     return fail(ErrorCode::kProtocol,
-                std::format("expected {} descriptors, got {}", count, fds.size()));
+                formatted("expected {} descriptors, got {}", count, fds.size()));
   return fds;
 }
 

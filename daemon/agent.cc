@@ -6,6 +6,7 @@
 
 #include "common/cgroup.h"
 #include "common/fd.h"
+#include "common/format.h"
 #include "daemon/cpu_features.h"
 #include "daemon/job_permission.h"
 #include "daemon/load.h"
@@ -34,18 +35,18 @@ Result<void> signal_process(int process_directory, std::uint32_t signal) {
 }
 
 Result<Fd> open_process(const std::string& proc, std::uint32_t pid) {
-  auto directory = open_file(std::format("{}/{}", proc, pid), O_RDONLY | O_DIRECTORY);
+  auto directory = open_file(formatted("{}/{}", proc, pid), O_RDONLY | O_DIRECTORY);
   if (!directory && directory.error().code == ErrorCode::kNotFound)
-    return fail(ErrorCode::kNotFound, std::format("no process {}", pid));
+    return fail(ErrorCode::kNotFound, formatted("no process {}", pid));
   return directory;
 }
 
 Result<void> check_may_signal(int process_directory, const wire::NodeKillRequest& request) {
   auto status = read_file_at(process_directory, "status");
-  if (!status) return fail(ErrorCode::kNotFound, std::format("no process {}", request.pid()));
+  if (!status) return fail(ErrorCode::kNotFound, formatted("no process {}", request.pid()));
   GESTALT_ASSIGN(auto ids, parse_status(*status));
   if (request.pid() <= 1 || !may_signal(request.uid(), ids))
-    return fail(ErrorCode::kPermission, std::format("process {} is not yours", request.pid()));
+    return fail(ErrorCode::kPermission, formatted("process {} is not yours", request.pid()));
   return {};
 }
 
@@ -367,7 +368,7 @@ Awaitable<> Agent::kill_together(Agent* self, std::uint64_t request_id, wire::No
 
 Result<Agent::KillTarget> Agent::kill_target(const wire::NodeKillRequest& request) const {
   std::string proc = init_.proc();
-  if (proc.empty()) return fail(ErrorCode::kNotFound, std::format("no process {}", request.pid()));
+  if (proc.empty()) return fail(ErrorCode::kNotFound, formatted("no process {}", request.pid()));
   GESTALT_ASSIGN(auto process, open_process(proc, request.pid()));
   GESTALT_TRY(check_may_signal(process.get(), request));
   std::uint64_t job_id = 0;
@@ -375,7 +376,7 @@ Result<Agent::KillTarget> Agent::kill_target(const wire::NodeKillRequest& reques
     job_id = job_of_cgroup(*path);
   auto departed = jobs_.departed();
   if (departed.jobs.contains(job_id) || departed.stand_in_pids.contains(request.pid()))
-    return fail(ErrorCode::kNotFound, std::format("process {} has moved", request.pid()),
+    return fail(ErrorCode::kNotFound, formatted("process {} has moved", request.pid()),
                 "try again");
   KillTarget target{.process = std::move(process), .stand_in = nullptr};
   if (jobs_.stand_in_pid_of(job_id) != request.pid()) target.stand_in = jobs_.stand_in_of(job_id);
@@ -495,7 +496,7 @@ wire::Heartbeat Agent::heartbeat() {
 }
 
 void Agent::write_load_file(const wire::Heartbeat& load) {
-  std::string path = std::format("{}/{}", config_.paths.load_directory, config_.node.name);
+  std::string path = formatted("{}/{}", config_.paths.load_directory, config_.node.name);
   auto written = replace_file(path, load_file_text(config_.node.name, load), 0644);
   if (!written && !load_file_failed_)
     log::warning("load file not written", log::field("error", written.error().text()));

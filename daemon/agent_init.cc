@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "common/child.h"
+#include "common/format.h"
 #include "common/unix_socket.h"
 
 namespace gestalt {
@@ -20,13 +21,13 @@ Result<void> start_program(const InitClient::Paths& paths) {
   options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
   for (const char* name : {"GESTALT_LOG", "GESTALT_FAULT", "JOURNAL_STREAM"})
     if (const char* value = std::getenv(name))
-      options.environment.push_back(std::format("{}={}", name, value));
+      options.environment.push_back(formatted("{}={}", name, value));
   options.descriptors = {{2, 2}};
   GESTALT_ASSIGN(pid_t pid, spawn(options));
   GESTALT_ASSIGN(int status, wait_child(pid, deadline_in(kStartTimeout)));
   if (status != 0)
     return fail(ErrorCode::kSystem,
-                std::format("{} ended with wait status {}", paths.program, status),
+                formatted("{} ended with wait status {}", paths.program, status),
                 "see its message in the log");
   return {};
 }
@@ -73,7 +74,7 @@ Result<std::shared_ptr<Connection>> InitClient::connect() {
   GESTALT_ASSIGN(auto peer, peer_credentials(fd.get()));
   if (peer.uid != 0 || peer.pid <= 1)
     return fail(ErrorCode::kPermission,
-                std::format("{} is not served by root's init", paths_.socket));
+                formatted("{} is not served by root's init", paths_.socket));
   LocalSocket socket(context_);
   boost::system::error_code error;
   socket.assign(asio::local::stream_protocol(), fd.release(), error);
@@ -116,7 +117,7 @@ void InitClient::send_slice() {
 }
 
 std::string InitClient::proc() const {
-  return ready() ? std::format("/proc/{}/root/proc", init_pid_) : std::string();
+  return ready() ? formatted("/proc/{}/root/proc", init_pid_) : std::string();
 }
 
 ClusterPids InitClient::where() const { return {.proc = proc(), .init_pid = init_pid_}; }

@@ -1,5 +1,6 @@
 #include "daemon/agent_jobs.h"
 
+#include "common/format.h"
 #include "common/unix_socket.h"
 #include "daemon/command_text.h"
 #include "daemon/pid_slices.h"
@@ -60,7 +61,7 @@ void AgentJobs::on_connection(std::shared_ptr<Connection> connection) {
 void AgentJobs::on_hello(const std::shared_ptr<Connection>& connection,
                          const wire::StandInHello& hello) {
   connection->set_idle_timeout(Clock::duration::zero());
-  connection->set_name(std::format("stand-in of job {}", hello.job_id()));
+  connection->set_name(formatted("stand-in of job {}", hello.job_id()));
   log::info("stand-in connected", log::field("job", hello.job_id()),
             log::field("pid", hello.stand_in_pid()), log::field("migration", hello.migration_id()));
   for (const auto& outcome : hello.migrations()) {
@@ -142,10 +143,10 @@ Result<void> AgentJobs::expect_adopted(const wire::AdoptProcess& request) {
 
 Result<void> AgentJobs::expect_job(wire::JobInfo info) {
   if (jobs_.size() >= kMaxJobs)
-    return fail(ErrorCode::kBusy, std::format("{} runs {} jobs already", node_, jobs_.size()));
+    return fail(ErrorCode::kBusy, formatted("{} runs {} jobs already", node_, jobs_.size()));
   auto job_id = info.job_id();
   if (jobs_.contains(job_id))
-    return fail(ErrorCode::kBusy, std::format("job {} is here already", job_id));
+    return fail(ErrorCode::kBusy, formatted("job {} is here already", job_id));
   LocalJob job;
   job.info = std::move(info);
   job.info.set_node(node_);
@@ -180,9 +181,9 @@ Result<void> AgentJobs::expect_incoming(const wire::PrepareIncoming& prepare) {
   if (cancelled_.contains(prepare.migration_id()))
     return fail(ErrorCode::kGone, "the migration was cancelled");
   if (migrations_.size() >= kMaxMigrations)
-    return fail(ErrorCode::kBusy, std::format("too many migrations on {}", node_));
+    return fail(ErrorCode::kBusy, formatted("too many migrations on {}", node_));
   if (jobs_.contains(prepare.job_id()))
-    return fail(ErrorCode::kBusy, std::format("job {} is on {} already", prepare.job_id(), node_));
+    return fail(ErrorCode::kBusy, formatted("job {} is on {} already", prepare.job_id(), node_));
   for (const auto& [id, other] : migrations_)
     if (other.outcome.job_id() == prepare.job_id() &&
         (other.arriving || (other.departed && other.stand_in)))

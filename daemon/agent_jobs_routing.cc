@@ -1,6 +1,7 @@
 // AgentJobs: what the leader and the stand-ins say to each other.
 #include <algorithm>
 
+#include "common/format.h"
 #include "daemon/agent_jobs.h"
 
 namespace gestalt {
@@ -255,7 +256,7 @@ bool AgentJobs::departed_exit(const std::shared_ptr<Connection>& connection,
   wire::Message acknowledged;
   acknowledged.mutable_job_exit_ack()->set_job_id(exited.job_id());
   connection->send(acknowledged);
-  departed_copy_ended(found->first, std::format("what the process left on {} ended", node_));
+  departed_copy_ended(found->first, formatted("what the process left on {} ended", node_));
   return true;
 }
 
@@ -287,7 +288,7 @@ void AgentJobs::on_closed(const std::shared_ptr<Connection>& connection, const E
     if (migration.arriving && state != Outcome::FAILED) {
       incoming_failed(
           id, Error{ErrorCode::kGone,
-                    std::format("the stand-in on {} ended unexpectedly: {}", node_, reason.message),
+                    formatted("the stand-in on {} ended unexpectedly: {}", node_, reason.message),
                     {}});
       continue;
     }
@@ -295,7 +296,7 @@ void AgentJobs::on_closed(const std::shared_ptr<Connection>& connection, const E
     bool final = state == Outcome::FAILED || state == Outcome::DONE;
     auto job_id = migration.outcome.job_id();
     if (migration.departed && !final) {
-      departed_copy_ended(id, std::format("the stand-in on {} ended unexpectedly", node_));
+      departed_copy_ended(id, formatted("the stand-in on {} ended unexpectedly", node_));
       remove_cgroup(job_id);
       continue;
     }

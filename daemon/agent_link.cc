@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "daemon/certificates.h"
 #include "daemon/cluster_state_dir.h"
 #include "daemon/join_token.h"
@@ -35,7 +36,7 @@ std::string kernel_release() {
 // The kernel's own boot id is shared by all containers of a machine; /run is emptied by a
 // boot of the node, whatever the node is.
 std::string boot_id() {
-  std::string path = std::format("{}/boot-id", paths::kRunDirectory);
+  std::string path = formatted("{}/boot-id", paths::kRunDirectory);
   if (auto known = read_file(path, 256); known && !known->empty()) return *known;
   auto fresh = random_bytes(16);
   if (!fresh) return "unknown";
@@ -217,7 +218,7 @@ Awaitable<Result<std::shared_ptr<Connection>>> LeaderLink::connect(asio::ssl::co
   using asio::ip::tcp;
   // The leader's own agent takes the way that is surely there.
   std::string host = config_.run_as_leader() ? "127.0.0.1" : config_.cluster.leader_address;
-  auto what = std::format("connect to the leader at {}:{}", host, config_.cluster.port);
+  auto what = formatted("connect to the leader at {}:{}", host, config_.cluster.port);
   TlsStream stream(context_, tls);
   Watchdog watchdog(context_.get_executor(), kConnectTimeout, [&stream] {
     boost::system::error_code ignored;
@@ -242,7 +243,7 @@ Awaitable<Result<std::shared_ptr<Connection>>> LeaderLink::connect(asio::ssl::co
   if (error) {
     bool judged = error.category() == asio::error::get_ssl_category();
     co_return fail(judged ? ErrorCode::kPermission : ErrorCode::kUnavailable,
-                   std::format("{}: TLS handshake: {}", what, error.message()),
+                   formatted("{}: TLS handshake: {}", what, error.message()),
                    judged ? "the leader is not the one that this node's join token names; copy the "
                             "leader's current join-token into the node image"
                           : "");

@@ -14,6 +14,8 @@
 #include <array>
 #include <cstring>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -35,7 +37,7 @@ template <class Write>
 Result<std::string> to_pem(Write write, const char* what) {
   OpensslPtr<BIO> bio(BIO_new(BIO_s_mem()));
   if (!bio || write(bio.get()) != 1)
-    return fail_openssl(ErrorCode::kInternal, std::format("write {}", what));
+    return fail_openssl(ErrorCode::kInternal, formatted("write {}", what));
   char* data = nullptr;
   long size = BIO_get_mem_data(bio.get(), &data);
   return std::string(data, static_cast<std::size_t>(size));
@@ -139,7 +141,7 @@ Result<OpensslPtr<EVP_PKEY>> checked_request_key(X509_REQ* request, const std::s
   GESTALT_ASSIGN(auto name, common_name(X509_REQ_get_subject_name(request)));
   if (name != node_name)
     return fail(ErrorCode::kPermission,
-                std::format("the certificate request is for {}, not for {}", name, node_name));
+                formatted("the certificate request is for {}, not for {}", name, node_name));
   return key;
 }
 
@@ -156,7 +158,7 @@ Unexpected fail_openssl(ErrorCode code, std::string message, std::string remedy)
   std::array<char, 256> text{};
   if (unsigned long reason = ERR_get_error(); reason != 0) {
     ERR_error_string_n(reason, text.data(), text.size());
-    message = std::format("{}: {}", message, text.data());
+    message = formatted("{}: {}", message, text.data());
   }
   ERR_clear_error();
   return fail(code, std::move(message), std::move(remedy));
@@ -183,7 +185,7 @@ Result<KeyAndCertificate> make_ca(const std::string& cluster_name) {
   GESTALT_ASSIGN(auto ca, begin_certificate(key.get(), kCaValidityDays));
   X509_NAME* subject = X509_get_subject_name(ca.get());
   // X.520 bounds a CN to 64 characters.
-  std::string common = std::format("{} CA", cluster_name).substr(0, 64);
+  std::string common = formatted("{} CA", cluster_name).substr(0, 64);
   if (!set_name(subject, "O", "Gestalt") || !set_name(subject, "CN", common) ||
       X509_set_issuer_name(ca.get(), subject) != 1 ||
       !add_extension(ca.get(), ca.get(), NID_basic_constraints, "critical,CA:TRUE,pathlen:0") ||
@@ -236,7 +238,7 @@ Result<std::string> issue_certificate(const KeyAndCertificate& ca, const std::st
       !add_extension(out, issuer, NID_subject_key_identifier, "hash") ||
       !add_extension(out, issuer, NID_authority_key_identifier, "keyid:always") ||
       X509_sign(out, ca_key.get(), EVP_sha256()) == 0)
-    return fail_openssl(ErrorCode::kInternal, std::format("sign {}'s certificate", node_name));
+    return fail_openssl(ErrorCode::kInternal, formatted("sign {}'s certificate", node_name));
   return certificate_to_pem(out);
 }
 
@@ -281,8 +283,8 @@ Result<void> verify_certificate(const std::string& certificate_pem, const std::s
   if (X509_verify_cert(context.get()) == 1) return {};
   int reason = X509_STORE_CTX_get_error(context.get());
   ERR_clear_error();
-  return fail(ErrorCode::kPermission, std::format("the certificate is not good: {}",
-                                                  X509_verify_cert_error_string(reason)));
+  return fail(ErrorCode::kPermission,
+              formatted("the certificate is not good: {}", X509_verify_cert_error_string(reason)));
 }
 
 std::string to_hex(std::string_view bytes) {

@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 
+#include "common/format.h"
 #include "daemon/client_session.h"
 
 namespace gestalt {
@@ -67,7 +68,7 @@ void ClientApi::on_connection(std::shared_ptr<Connection> connection) {
   if (leader_ != nullptr)
     session->id = leader_->add_client(connection, process_of(connection->native_handle()));
   ++connections_;
-  connection->set_name(std::format("client of uid {}", session->peer.uid));
+  connection->set_name(formatted("client of uid {}", session->peer.uid));
   connection->start(
       [this, session](wire::Message message) { on_message(session, std::move(message)); },
       [this, session](const Error&) {
@@ -108,7 +109,7 @@ Awaitable<Result<wire::Message>> ClientApi::answer(const SessionPtr& session,
   if (message.has_version_request()) co_return version();
   if (leader_ == nullptr)
     co_return fail(ErrorCode::kUnavailable, "this is a compute node",
-                   std::format("run it on the leader {}", config_.cluster.leader));
+                   formatted("run it on the leader {}", config_.cluster.leader));
   uid_t uid = session->peer.uid;
   switch (message.body_case()) {
     case wire::Message::kNodeListRequest: {

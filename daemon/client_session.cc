@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <format>
 #include <sstream>
 #include <string_view>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/proc.h"
 
 namespace gestalt {
@@ -30,9 +30,9 @@ Result<void> check_spec(const wire::JobSpec& spec) {
   }
   if (count > kMaxArguments || bytes > kMaxArgumentBytes)
     return fail(ErrorCode::kInvalidArgument,
-                std::format("arguments and environment have {} bytes in {} strings", bytes, count),
-                std::format("at most {} bytes and {} strings can be passed", kMaxArgumentBytes,
-                            kMaxArguments));
+                formatted("arguments and environment have {} bytes in {} strings", bytes, count),
+                formatted("at most {} bytes and {} strings can be passed", kMaxArgumentBytes,
+                          kMaxArguments));
   const auto& directory = spec.working_directory();
   if (!directory.starts_with('/') || directory.size() > 4096 || directory.contains('\0'))
     return fail(ErrorCode::kInvalidArgument, "the working directory is no absolute path");
@@ -41,12 +41,11 @@ Result<void> check_spec(const wire::JobSpec& spec) {
 
 Result<void> check_kill(const wire::KillRequest& request) {
   if (request.signal() > static_cast<std::uint32_t>(SIGRTMAX))
-    return fail(ErrorCode::kInvalidArgument,
-                std::format("there is no signal {}", request.signal()));
+    return fail(ErrorCode::kInvalidArgument, formatted("there is no signal {}", request.signal()));
   if (request.pids_size() == 0 || request.pids_size() > kMaxPids)
     return fail(ErrorCode::kInvalidArgument,
-                std::format("{} processes in one request; 1 to {} can be given",
-                            request.pids_size(), kMaxPids));
+                formatted("{} processes in one request; 1 to {} can be given", request.pids_size(),
+                          kMaxPids));
   return {};
 }
 
@@ -125,8 +124,7 @@ Result<std::vector<wire::ResourceLimit>> limits_of(const PeerCredentials& peer) 
     return fail(ErrorCode::kPermission, "the client is in a foreign pid namespace",
                 "run it on the node itself");
   // One descriptor, so that the ids and the limits are the same process's.
-  GESTALT_ASSIGN(auto process,
-                 open_file(std::format("/proc/{}", peer.pid), O_RDONLY | O_DIRECTORY));
+  GESTALT_ASSIGN(auto process, open_file(formatted("/proc/{}", peer.pid), O_RDONLY | O_DIRECTORY));
   GESTALT_ASSIGN(auto status, read_file_at(process.get(), "status"));
   GESTALT_ASSIGN(auto ids, parse_status(status));
   if (ids.effective_uid != peer.uid)

@@ -12,6 +12,7 @@
 #include <chrono>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -25,19 +26,19 @@ Result<Fd> open_directory(const std::string& directory) {
   for (std::size_t slash = directory.find('/', 1); slash != std::string::npos;
        slash = directory.find('/', slash + 1)) {
     if (::mkdir(directory.substr(0, slash).c_str(), 0755) != 0 && errno != EEXIST)
-      return fail_errno(errno, std::format("make {}", directory.substr(0, slash)));
+      return fail_errno(errno, formatted("make {}", directory.substr(0, slash)));
   }
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST)
-    return fail_errno(errno, std::format("make {}", directory));
+    return fail_errno(errno, formatted("make {}", directory));
   GESTALT_ASSIGN(Fd fd, open_file(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   struct stat info{};
-  if (::fstat(fd.get(), &info) != 0) return fail_errno(errno, std::format("stat {}", directory));
+  if (::fstat(fd.get(), &info) != 0) return fail_errno(errno, formatted("stat {}", directory));
   if (info.st_uid != ::geteuid())
-    return fail(ErrorCode::kPermission, std::format("{} belongs to another user", directory),
+    return fail(ErrorCode::kPermission, formatted("{} belongs to another user", directory),
                 "it must be root's: it will hold the cluster's keys");
-  if (::fchmod(fd.get(), 0700) != 0) return fail_errno(errno, std::format("chmod {}", directory));
+  if (::fchmod(fd.get(), 0700) != 0) return fail_errno(errno, formatted("chmod {}", directory));
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0)
-    return fail(ErrorCode::kBusy, std::format("another init works on {}", directory));
+    return fail(ErrorCode::kBusy, formatted("another init works on {}", directory));
   return fd;
 }
 
@@ -45,13 +46,13 @@ bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0;
 
 Result<void> set_aside(const std::string& directory) {
   auto now = std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());
-  std::string aside = std::format("{}/replaced-{}", directory, now.time_since_epoch().count());
+  std::string aside = formatted("{}/replaced-{}", directory, now.time_since_epoch().count());
   if (::mkdir(aside.c_str(), 0700) != 0)
-    return fail_errno(errno, std::format("make {}", aside), "try again in a second");
+    return fail_errno(errno, formatted("make {}", aside), "try again in a second");
   for (const char* name : kFileNames) {
-    std::string from = std::format("{}/{}", directory, name);
-    if (::rename(from.c_str(), std::format("{}/{}", aside, name).c_str()) != 0 && errno != ENOENT)
-      return fail_errno(errno, std::format("move {} to {}", from, aside));
+    std::string from = formatted("{}/{}", directory, name);
+    if (::rename(from.c_str(), formatted("{}/{}", aside, name).c_str()) != 0 && errno != ENOENT)
+      return fail_errno(errno, formatted("move {} to {}", from, aside));
   }
   return {};
 }
@@ -75,7 +76,7 @@ Result<JoinToken> create_cluster_state(const std::string& directory,
   GESTALT_ASSIGN(Fd lock, open_directory(directory));
   if (exists(ca_certificate_path(directory))) {
     if (!force)
-      return fail(ErrorCode::kBusy, std::format("{} holds a cluster's CA already", directory),
+      return fail(ErrorCode::kBusy, formatted("{} holds a cluster's CA already", directory),
                   "to start over, with every node joining anew, use `gestalt init --force`");
     GESTALT_TRY(set_aside(directory));
   }
@@ -91,13 +92,13 @@ Result<JoinToken> create_cluster_state(const std::string& directory,
   GESTALT_TRY(
       replace_file(token_hash_path(directory), join_secret_hash(token.secret_hex) + "\n", 0600));
   GESTALT_TRY(replace_file(ca_certificate_path(directory), ca.certificate_pem, 0644));
-  if (::fsync(lock.get()) != 0) return fail_errno(errno, std::format("sync {}", directory));
+  if (::fsync(lock.get()) != 0) return fail_errno(errno, formatted("sync {}", directory));
   return token;
 }
 
 Result<ClusterState> load_cluster_state(const std::string& directory) {
   if (!exists(ca_certificate_path(directory)))
-    return fail(ErrorCode::kNotFound, std::format("{} holds no cluster yet", directory),
+    return fail(ErrorCode::kNotFound, formatted("{} holds no cluster yet", directory),
                 "run `gestalt init` on the leader");
   ClusterState state;
   GESTALT_ASSIGN(state.leader,
@@ -110,7 +111,7 @@ Result<ClusterState> load_cluster_state(const std::string& directory) {
   auto good = verify_certificate(state.leader.certificate_pem, state.leader.ca_pem);
   if (!good)
     return std::unexpected(
-        std::move(good).error().in(std::format("{}", leader_certificate_path(directory))));
+        std::move(good).error().in(formatted("{}", leader_certificate_path(directory))));
   return state;
 }
 

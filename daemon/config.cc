@@ -20,6 +20,7 @@
 #pragma pop_macro("NDEBUG")
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/ipv4.h"
 #include "common/node_set.h"
 #include "daemon/pid_slices.h"
@@ -129,10 +130,10 @@ const std::array kKeys{
 };
 #undef GESTALT_FIELD
 
-std::string full_name(const Key& key) { return std::format("{}.{}", key.section, key.name); }
+std::string full_name(const Key& key) { return formatted("{}.{}", key.section, key.name); }
 
 std::string place(const std::string& file, const toml::source_region& source) {
-  return std::format("{}:{}:{}", file, source.begin.line, source.begin.column);
+  return formatted("{}:{}:{}", file, source.begin.line, source.begin.column);
 }
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
@@ -151,7 +152,7 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 // The key most like `name`: a key of the same section wins a tie.
 std::string nearest_key(std::string_view section, std::string_view name) {
-  std::string written = std::format("{}.{}", section, name);
+  std::string written = formatted("{}.{}", section, name);
   const Key* best = nullptr;
   std::size_t best_distance = std::numeric_limits<std::size_t>::max();
   for (const Key& key : kKeys) {
@@ -180,12 +181,12 @@ class Reader {
       const toml::table* table = node.as_table();
       bool known = std::ranges::any_of(kKeys, [&](const Key& k) { return section == k.section; });
       if (table == nullptr)
-        return known ? wrong(section.source(), std::format("{} must be a section", section.str()),
-                             std::format("write [{}]", section.str()))
+        return known ? wrong(section.source(), formatted("{} must be a section", section.str()),
+                             formatted("write [{}]", section.str()))
                      : unknown(section.source(), "", section.str());
       if (!known)
-        return wrong(section.source(), std::format("unknown section [{}]", section.str()),
-                     std::format("did you mean [{}]?", nearest_section(section)));
+        return wrong(section.source(), formatted("unknown section [{}]", section.str()),
+                     formatted("did you mean [{}]?", nearest_section(section)));
       for (const auto& [name, value] : *table) GESTALT_TRY(read_key(section, name, value));
     }
     return {};
@@ -193,15 +194,14 @@ class Reader {
 
  private:
   Unexpected wrong(const toml::source_region& where, std::string_view what, std::string remedy) {
-    return fail(ErrorCode::kInvalidArgument, std::format("{}: {}", place(file_, where), what),
+    return fail(ErrorCode::kInvalidArgument, formatted("{}: {}", place(file_, where), what),
                 std::move(remedy));
   }
 
   Unexpected unknown(const toml::source_region& where, std::string_view section,
                      std::string_view name) {
-    return wrong(where,
-                 std::format("unknown key {}{}{}", section, section.empty() ? "" : ".", name),
-                 std::format("did you mean {}?", nearest_key(section, name)));
+    return wrong(where, formatted("unknown key {}{}{}", section, section.empty() ? "" : ".", name),
+                 formatted("did you mean {}?", nearest_key(section, name)));
   }
 
   Result<void> read_key(const toml::key& section, const toml::key& name, const toml::node& value) {
@@ -245,17 +245,17 @@ class Reader {
   }
 
   static std::string remedy(const Key& key) {
-    return std::format("it has from {} to {} characters", key.lowest, key.highest);
+    return formatted("it has from {} to {} characters", key.lowest, key.highest);
   }
 
   Unexpected wrong_type(const Key& key, const toml::node& value, std::string_view wanted) {
-    return wrong(value.source(), std::format("{} has the wrong type", full_name(key)),
-                 std::format("give {}", wanted));
+    return wrong(value.source(), formatted("{} has the wrong type", full_name(key)),
+                 formatted("give {}", wanted));
   }
 
   Unexpected out_of_range(const Key& key, const toml::node& value) {
-    return wrong(value.source(), std::format("{} is out of range", full_name(key)),
-                 std::format("give a number from {} to {}", key.lowest, key.highest));
+    return wrong(value.source(), formatted("{} is out of range", full_name(key)),
+                 formatted("give a number from {} to {}", key.lowest, key.highest));
   }
 
   Config& config_;
@@ -266,7 +266,7 @@ class Reader {
 std::string place_of(const toml::table& document, const std::string& file, std::string_view section,
                      std::string_view name) {
   auto node = document[section][name];
-  return node ? place(file, node.node()->source()) : std::format("{}:1:1", file);
+  return node ? place(file, node.node()->source()) : formatted("{}:1:1", file);
 }
 
 // Rules that concern several keys, or more than a range.
@@ -275,7 +275,7 @@ Result<void> check(const Config& config, const toml::table& document, const std:
                    std::string remedy) {
     return fail(
         ErrorCode::kInvalidArgument,
-        std::format("{}: {}.{} {}", place_of(document, file, section, name), section, name, what),
+        formatted("{}: {}.{} {}", place_of(document, file, section, name), section, name, what),
         std::move(remedy));
   };
   if (auto slices = PidSlices::with_size(config.cluster.pid_slice_size); !slices)
@@ -304,7 +304,7 @@ Result<void> check(const Config& config, const toml::table& document, const std:
   auto bandwidth = config.migration.bandwidth_bytes_per_second;
   if (bandwidth != 0 && bandwidth < kMinBandwidthBytesPerSecond)
     return wrong("migration", "bandwidth_bytes_per_second", "is too little",
-                 std::format("give 0, for no limit, or at least {}", kMinBandwidthBytesPerSecond));
+                 formatted("give 0, for no limit, or at least {}", kMinBandwidthBytesPerSecond));
   if (auto range = parse_ipv4_range(config.jobs.network); !range)
     return wrong("jobs", "network", "is no range of addresses", range.error().remedy);
   static constexpr std::array<std::string_view, 4> kLevels{"debug", "info", "warning", "error"};
@@ -326,7 +326,7 @@ std::string quoted(const std::string& text) {
     auto byte = static_cast<unsigned char>(c);
     if (c == '"' || c == '\\') out += '\\';
     if (byte < 0x20 || byte == 0x7f) {
-      out += std::format("\\u{:04x}", byte);
+      out += formatted("\\u{:04x}", byte);
     } else {
       out += c;
     }
@@ -335,9 +335,9 @@ std::string quoted(const std::string& text) {
 }
 
 std::string spell(const std::string& text) { return quoted(text); }
-std::string spell(std::unsigned_integral auto number) { return std::format("{}", number); }
+std::string spell(std::unsigned_integral auto number) { return formatted("{}", number); }
 std::string spell(double number) {
-  auto text = std::format("{}", number);
+  auto text = formatted("{}", number);
   return text.find_first_of(".e") == std::string::npos ? text + ".0" : text;
 }
 
@@ -361,7 +361,7 @@ Result<std::string> ascii_document(std::string_view document, const std::string&
       if (!comment)
         return fail(
             ErrorCode::kInvalidArgument,
-            std::format("{}:{}:{}: a character that is not ASCII", file, line, i - line_start + 1),
+            formatted("{}:{}:{}: a character that is not ASCII", file, line, i - line_start + 1),
             "outside comments, use ASCII only");
       c = '?';
     } else if (!comment && quote == 0) {
@@ -388,10 +388,10 @@ Result<Config> parse_config(std::string_view bytes, const std::string& file) {
     return config;
   } catch (const toml::parse_error& error) {
     return fail(ErrorCode::kInvalidArgument,
-                std::format("{}: {}", place(file, error.source()), error.description()),
+                formatted("{}: {}", place(file, error.source()), error.description()),
                 "the format is TOML; see `gestaltd --print-config`");
   } catch (const std::exception& error) {
-    return fail(ErrorCode::kInternal, std::format("read {}: {}", file, error.what()));
+    return fail(ErrorCode::kInternal, formatted("read {}: {}", file, error.what()));
   }
 }
 
@@ -399,7 +399,7 @@ Result<Config> load_config(const std::string& path) {
   auto text = read_file(path);
   if (!text) {
     if (text.error().code == ErrorCode::kNotFound)
-      return fail(ErrorCode::kNotFound, std::format("there is no configuration {}", path),
+      return fail(ErrorCode::kNotFound, formatted("there is no configuration {}", path),
                   "`gestalt init` writes one on the leader; nodes have it in their image");
     return std::unexpected(std::move(text).error());
   }
@@ -414,8 +414,8 @@ Result<Config> load_config(const std::string& path) {
     config.node.name += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
   if (auto ok = check_node_name(config.node.name); !ok)
     return fail(ErrorCode::kInvalidArgument,
-                std::format("the host name \"{}\" is no valid node name", host.data()),
-                std::format("set node.name in {}", path));
+                formatted("the host name \"{}\" is no valid node name", host.data()),
+                formatted("set node.name in {}", path));
   return config;
 }
 
@@ -426,14 +426,14 @@ std::string render_config(const Config& config) {
       "# below are in force. `gestaltd --print-config` shows what a node uses.\n";
   std::string_view section;
   for (const Key& key : kKeys) {
-    if (section != key.section) out += std::format("\n[{}]\n", section = key.section);
+    if (section != key.section) out += formatted("\n[{}]\n", section = key.section);
     std::string_view lines = key.documentation;
     while (!lines.empty()) {
       auto end = std::min(lines.find('\n'), lines.size());
-      out += std::format("# {}\n", lines.substr(0, end));
+      out += formatted("# {}\n", lines.substr(0, end));
       lines.remove_prefix(std::min(end + 1, lines.size()));
     }
-    std::visit([&](auto field) { out += std::format("{} = {}\n", key.name, spell(field(copy))); },
+    std::visit([&](auto field) { out += formatted("{} = {}\n", key.name, spell(field(copy))); },
                key.field);
   }
   return out;

@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -102,7 +104,7 @@ Result<void> Connection::send(const wire::Message& message) {
   }
   if (queued_.size() + writing_bytes_ + frame->size() > max_queued_bytes_) {
     Error reason{ErrorCode::kNoSpace,
-                 std::format("the peer reads too slowly: {} bytes wait for it", max_queued_bytes_),
+                 formatted("the peer reads too slowly: {} bytes wait for it", max_queued_bytes_),
                  {}};
     log::error("connection given up", log::field("peer", name_),
                log::field("reason", reason.message));
@@ -132,8 +134,8 @@ Awaitable<> Connection::write_loop(std::shared_ptr<Connection> self) {
 void Connection::request(wire::Message message, Clock::duration timeout, OnReply on_reply) {
   if (closed_ || requests_.size() >= kMaxOpenRequests) {
     Error error{closed_ ? ErrorCode::kUnavailable : ErrorCode::kBusy,
-                closed_ ? std::format("the connection to {} is closed", name_)
-                        : std::format("too many open requests to {}", name_),
+                closed_ ? formatted("the connection to {} is closed", name_)
+                        : formatted("too many open requests to {}", name_),
                 {}};
     asio::post(executor_, [run = std::move(on_reply), error] { run(std::unexpected(error)); });
     return;
@@ -146,7 +148,7 @@ void Connection::request(wire::Message message, Clock::duration timeout, OnReply
     auto node = self->requests_.extract(id);
     if (!node) return;
     node.mapped().on_reply(
-        fail(ErrorCode::kTimeout, std::format("{} did not answer in time", self->name_)));
+        fail(ErrorCode::kTimeout, formatted("{} did not answer in time", self->name_)));
   };
   requests_[id] = Request{std::move(on_reply),
                           std::make_unique<Watchdog>(executor_, timeout, std::move(expired))};
@@ -195,7 +197,7 @@ void Connection::close(Error reason) {
       request.watchdog.reset();
       request.on_reply(
           fail(ErrorCode::kUnavailable,
-               std::format("the connection to {} was closed: {}", self->name_, reason.message)));
+               formatted("the connection to {} was closed: {}", self->name_, reason.message)));
     }
     self->on_message_ = nullptr;
     if (auto closed = std::exchange(self->on_closed_, nullptr)) closed(reason);

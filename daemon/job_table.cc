@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "common/format.h"
 #include "common/log.h"
 
 namespace gestalt {
@@ -31,7 +32,7 @@ Result<std::uint32_t> JobTable::free_address(const Ipv4Range& range) {
     auto address = range.first + next_address_++ % range.count;
     if (!used.contains(address)) return address;
   }
-  return fail(ErrorCode::kNoSpace, std::format("all {} addresses are taken by jobs", range.count),
+  return fail(ErrorCode::kNoSpace, formatted("all {} addresses are taken by jobs", range.count),
               "wait for a job to end, or give jobs.network a larger range");
 }
 

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "common/format.h"
 #include "daemon/sqlite_store.h"
 
 namespace gestalt {
@@ -15,7 +16,7 @@ using std::chrono::seconds;
 class Jobs : public testing::Test {
  protected:
   void SetUp() override {
-    path_ = std::filesystem::temp_directory_path() / std::format("jobs-{}", ::getpid());
+    path_ = std::filesystem::temp_directory_path() / formatted("jobs-{}", ::getpid());
     std::filesystem::remove_all(path_);
     std::filesystem::create_directory(path_);
     auto store = open_sqlite_store((path_ / "db").string());

@@ -3,6 +3,7 @@
 #include <openssl/crypto.h>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "daemon/certificates.h"
 
 namespace gestalt {
@@ -15,7 +16,7 @@ constexpr std::size_t kHexDigits = 64;
 bool is_hex64(std::string_view text) { return text.size() == kHexDigits && from_hex(text); }
 
 Unexpected bad_token(std::string_view why) {
-  return fail(ErrorCode::kInvalidArgument, std::format("not a join token: {}", why),
+  return fail(ErrorCode::kInvalidArgument, formatted("not a join token: {}", why),
               "copy the leader's join-token file again, all of it");
 }
 
@@ -45,13 +46,13 @@ Result<JoinToken> parse_join_token(std::string_view text) {
 }
 
 std::string format_join_token(const JoinToken& token) {
-  return std::format("{}.{}.{}", kPrefix, token.ca_sha256, token.secret_hex);
+  return formatted("{}.{}.{}", kPrefix, token.ca_sha256, token.secret_hex);
 }
 
 Result<JoinToken> load_join_token(const std::string& path) {
   auto text = read_file(path, 4096);
   if (!text && text.error().code == ErrorCode::kNotFound)
-    return fail(ErrorCode::kNotFound, std::format("there is no join token {}", path),
+    return fail(ErrorCode::kNotFound, formatted("there is no join token {}", path),
                 "`gestalt init` on the leader makes one; put it into the node's image");
   if (!text) return std::unexpected(std::move(text).error());
   auto token = parse_join_token(*text);

@@ -5,6 +5,7 @@
 
 #include <csignal>
 
+#include "common/format.h"
 #include "common/node_set.h"
 #include "daemon/sqlite_store.h"
 
@@ -19,7 +20,7 @@ Clock::duration seconds(double value) {
 
 // Of a pidfd; 0: it has ended.
 pid_t pid_of(int process) {
-  std::istringstream lines(read_file(std::format("/proc/self/fdinfo/{}", process)).value_or(""));
+  std::istringstream lines(read_file(formatted("/proc/self/fdinfo/{}", process)).value_or(""));
   for (std::string key; lines >> key; lines.ignore(4096, '\n')) {
     pid_t pid = 0;
     if (key == "Pid:" && lines >> pid && pid > 0) return pid;
@@ -121,7 +122,7 @@ Awaitable<Result<wire::Message>> Leader::ask(std::string node, wire::Message mes
                                              Clock::duration timeout) {
   auto found = agents_.find(node);
   if (found == agents_.end())
-    co_return fail(ErrorCode::kUnavailable, std::format("node {} is not connected", node));
+    co_return fail(ErrorCode::kUnavailable, formatted("node {} is not connected", node));
   auto connection = found->second.connection;
   co_return co_await connection->request(std::move(message), timeout);
 }
@@ -171,19 +172,19 @@ std::string Leader::known_nodes() const {
 }
 
 std::string Leader::unknown_node_remedy() const {
-  return std::format("nodes: {}; see `gestalt node list`", known_nodes());
+  return formatted("nodes: {}; see `gestalt node list`", known_nodes());
 }
 
 Result<void> Leader::check_usable(const std::string& node) const {
   const Member* member = membership_.find(node);
   if (member == nullptr)
-    return fail(ErrorCode::kNotFound, std::format("there is no node '{}'", node),
+    return fail(ErrorCode::kNotFound, formatted("there is no node '{}'", node),
                 unknown_node_remedy());
   if (member->usable() && agents_.contains(node)) return {};
   std::string remedy = "wait until it is back, or choose another node";
-  if (member->draining) remedy = std::format("choose another node, or end the drain of {}", node);
+  if (member->draining) remedy = formatted("choose another node, or end the drain of {}", node);
   return fail(ErrorCode::kUnavailable,
-              std::format("node {} takes no jobs: it is {}", node, to_string(member->state)),
+              formatted("node {} takes no jobs: it is {}", node, to_string(member->state)),
               std::move(remedy));
 }
 
@@ -249,7 +250,7 @@ Result<wire::NodeListReply> Leader::list_nodes(const std::string& set) {
   for (const auto& name : names) {
     const Member* member = membership_.find(name);
     if (member == nullptr)
-      return fail(ErrorCode::kNotFound, std::format("there is no node '{}'", name),
+      return fail(ErrorCode::kNotFound, formatted("there is no node '{}'", name),
                   unknown_node_remedy());
     *reply.add_nodes() = node_info(*member, now);
   }
@@ -259,7 +260,7 @@ Result<wire::NodeListReply> Leader::list_nodes(const std::string& set) {
 Result<void> Leader::drain(const std::string& node, bool drain) {
   auto known = facts_.find(node);
   if (known == facts_.end() || membership_.find(node) == nullptr)
-    return fail(ErrorCode::kNotFound, std::format("there is no node '{}'", node),
+    return fail(ErrorCode::kNotFound, formatted("there is no node '{}'", node),
                 unknown_node_remedy());
   NodeRecord record = known->second.record;
   record.draining = drain;

@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/paths.h"
 #include "common/proc.h"
 #include "daemon/command_text.h"
@@ -56,18 +57,18 @@ Result<void> Leader::may_leave(const FoundTask& found, uid_t uid,
                                const wire::MigrateRequest& request) {
   auto pid = found.task.pid();
   if (!may_manage(uid, found.task.uid()))
-    return fail(ErrorCode::kPermission, std::format("process {} is not yours", pid));
+    return fail(ErrorCode::kPermission, formatted("process {} is not yours", pid));
   if (found.task.outside_slice())
     return fail(ErrorCode::kBlocked,
-                std::format("pid {} is outside the pid slice of node {}", pid, found.node),
+                formatted("pid {} is outside the pid slice of node {}", pid, found.node),
                 "such a pid may be in use elsewhere; start the program again");
   if (jobs_.with_deputy(pid) != nullptr)
-    return fail(ErrorCode::kBusy, std::format("process {} is about to move", pid),
+    return fail(ErrorCode::kBusy, formatted("process {} is about to move", pid),
                 "wait until it has moved");
   GESTALT_TRY(check_usable(request.node()));
   if (request.node() == found.node)
     return fail(ErrorCode::kInvalidArgument,
-                std::format("process {} is on {} already", pid, request.node()));
+                formatted("process {} is on {} already", pid, request.node()));
   auto options = request.options();
   return complete_options(options, config_.migration);
 }
@@ -95,7 +96,7 @@ Awaitable<Result<void>> Leader::adopt(FoundTask& found) {
   if (!done) {
     jobs_.forget(job_id);
     co_return fail(ErrorCode::kTimeout,
-                   std::format("process {} was not made ready to leave in time", found.task.pid()),
+                   formatted("process {} was not made ready to leave in time", found.task.pid()),
                    "try again later");
   }
   if (!*done) co_return std::move(*done);
@@ -131,7 +132,7 @@ Awaitable<Result<wire::MigrateReply>> Leader::preflight_of(FoundTask found,
   auto answer = co_await ask(found.node, std::move(question), kPreflightTimeout);
   if (!answer) co_return std::unexpected(std::move(answer).error());
   if (!answer->has_preflight_report())
-    co_return fail(ErrorCode::kProtocol, std::format("{} gave a strange answer", found.node));
+    co_return fail(ErrorCode::kProtocol, formatted("{} gave a strange answer", found.node));
   wire::MigrateReply out;
   wire::PreflightReport& report = *out.mutable_preflight();
   report = std::move(*answer->mutable_preflight_report());
@@ -181,7 +182,7 @@ Awaitable<> Leader::await_returned(std::uint32_t pid) {
 void Leader::find_witness(Client& client) {
   if (client.pid == 0 || (client.witness && !has_ended(client.witness))) return;
   client.witness.reset();
-  auto children = read_file(std::format("/proc/{0}/task/{0}/children", client.pid));
+  auto children = read_file(formatted("/proc/{0}/task/{0}/children", client.pid));
   std::istringstream numbers(children.value_or(""));
   for (pid_t pid = 0; numbers >> pid;) {
     auto stat = read_stat("/proc", pid);

@@ -5,6 +5,7 @@
 #include <csignal>
 
 #include "common/cgroup.h"
+#include "common/format.h"
 #include "common/proc.h"
 
 namespace gestalt {
@@ -36,7 +37,7 @@ std::string brief_stat(const std::string& text) {
   auto stat = parse_stat(text);
   if (!stat) return "S 0 0 ";
   char state = stat->state == 'T' ? 'T' : 'S';
-  return std::format("{} {} {} {}", state, stat->group_id, stat->parent_pid, stat->comm);
+  return formatted("{} {} {} {}", state, stat->group_id, stat->parent_pid, stat->comm);
 }
 
 Brief brief_of(const ViewedTask& task) {

@@ -1,4 +1,5 @@
 // Leader: jobs, their clients, and finding and signalling processes.
+#include "common/format.h"
 #include "daemon/command_text.h"
 #include "daemon/job_permission.h"
 #include "daemon/leader.h"
@@ -63,7 +64,7 @@ Result<wire::RunReply> Leader::run(ClientId client, wire::RunRequest request) {
   reply.set_node(node);
   if (!send_to(node, start)) {
     jobs_.forget(reply.job_id());
-    return fail(ErrorCode::kUnavailable, std::format("the job could not be sent to node {}", node),
+    return fail(ErrorCode::kUnavailable, formatted("the job could not be sent to node {}", node),
                 "try again, or choose another node");
   }
   log::info("job starts", log::field("job", reply.job_id()), log::field("node", node),
@@ -118,14 +119,14 @@ void Leader::client_message(ClientId client, const wire::Message& message) {
 Result<wire::AttachReply> Leader::attach(ClientId client, uid_t uid, std::uint64_t job_id) {
   Job* job = jobs_.find(job_id);
   if (job == nullptr)
-    return fail(ErrorCode::kNotFound, std::format("there is no job {}", job_id),
+    return fail(ErrorCode::kNotFound, formatted("there is no job {}", job_id),
                 "it ended long ago, or its client was away for too long");
   if (!may_manage(uid, job->record.uid))
-    return fail(ErrorCode::kPermission, std::format("job {} is not yours", job_id));
+    return fail(ErrorCode::kPermission, formatted("job {} is not yours", job_id));
   if (jobs_.owned_by(client) != nullptr)
     return fail(ErrorCode::kBusy, "this connection has a job already");
   if (job->abandoned)
-    return fail(ErrorCode::kGone, std::format("job {} is being ended", job_id),
+    return fail(ErrorCode::kGone, formatted("job {} is being ended", job_id),
                 "its client was away for too long (jobs.reattach_seconds)");
   jobs_.attach(*job, client);
   if (job->record.has_deputy) find_witness(clients_[client]);
@@ -207,7 +208,7 @@ void Leader::missing_job(Job& job, const std::string& node, bool same_boot) {
     failed.set_job_id(job_id);
     *failed.mutable_error() =
         to_wire(Error{ErrorCode::kUnavailable,
-                      std::format("node {} lost the job before it had started", node),
+                      formatted("node {} lost the job before it had started", node),
                       {}});
     on_job_start_failed(node, failed);
   } else {
@@ -411,11 +412,11 @@ Awaitable<Result<Leader::FoundTask>> Leader::find_task(std::uint32_t pid) {
   if (!found) found = co_await find_task_on(std::move(others), pid, &silent);
   if (!found && !silent.empty())
     co_return fail(ErrorCode::kUnavailable,
-                   std::format("cannot tell whether there is a process {}: {} does not answer", pid,
-                               *silent.begin()),
+                   formatted("cannot tell whether there is a process {}: {} does not answer", pid,
+                             *silent.begin()),
                    "try again; see `gestalt node list`");
   if (!found)
-    co_return fail(ErrorCode::kNotFound, std::format("no process {} in the cluster", pid),
+    co_return fail(ErrorCode::kNotFound, formatted("no process {} in the cluster", pid),
                    "see `gestalt ps`");
   // While it moves, both ends have it; the record says which one counts.
   if (const Job* job = jobs_.find(found->task.job_id()); job != nullptr && !job->ended())

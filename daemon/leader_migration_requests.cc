@@ -1,4 +1,5 @@
 // Leader: what users ask about migrations.
+#include "common/format.h"
 #include "common/no_rdma.h"
 #include "daemon/certificates.h"
 #include "daemon/job_permission.h"
@@ -29,21 +30,21 @@ Result<Job*> Leader::migratable_job(const FoundTask& found, uid_t uid) {
   const wire::Task& task = found.task;
   Job* job = jobs_.find(task.job_id());
   if (!may_manage(uid, job != nullptr ? job->record.uid : task.uid()))
-    return fail(ErrorCode::kPermission, std::format("process {} is not yours", task.pid()));
+    return fail(ErrorCode::kPermission, formatted("process {} is not yours", task.pid()));
   if (job == nullptr || job->ended())
     return fail(ErrorCode::kInvalidArgument,
-                std::format("process {} is not part of any job", task.pid()),
+                formatted("process {} is not part of any job", task.pid()),
                 "only what `gestalt run` or `gestalt shell` started can migrate");
   if (job->record.state == wire::JOB_STARTING || job->record.root_pid == 0)
-    return fail(ErrorCode::kBusy, std::format("job {} is still starting", job->record.job_id),
+    return fail(ErrorCode::kBusy, formatted("job {} is still starting", job->record.job_id),
                 "try again in a moment");
   if (task.pid() != job->record.root_pid)
     return fail(ErrorCode::kInvalidArgument,
-                std::format("process {} is not the root of its job", task.pid()),
-                std::format("migrate {}: its whole tree moves with it", job->record.root_pid));
+                formatted("process {} is not the root of its job", task.pid()),
+                formatted("migrate {}: its whole tree moves with it", job->record.root_pid));
   if (task.outside_slice())
     return fail(ErrorCode::kBlocked,
-                std::format("pid {} is outside the pid slice of node {}", task.pid(), found.node),
+                formatted("pid {} is outside the pid slice of node {}", task.pid(), found.node),
                 "such a pid may be in use elsewhere; start the program again");
   return job;
 }
@@ -54,11 +55,11 @@ Result<MigrationArbiter::Plan> Leader::plan_migration(const FoundTask& found, ui
   GESTALT_TRY(check_usable(request.node()));
   if (comes_home(*job, request.node()) && job->owner == 0)
     return fail(ErrorCode::kUnavailable,
-                std::format("the deputy of process {} is not connected", found.task.pid()),
+                formatted("the deputy of process {} is not connected", found.task.pid()),
                 "try again later");
   if (request.node() == job->record.node)
     return fail(ErrorCode::kInvalidArgument,
-                std::format("process {} is on {} already", found.task.pid(), request.node()));
+                formatted("process {} is on {} already", found.task.pid(), request.node()));
   MigrationArbiter::Plan plan;
   plan.options = request.options();
   GESTALT_TRY(complete_options(plan.options, config_.migration));
@@ -139,8 +140,8 @@ Awaitable<Result<wire::MigrateReply>> Leader::migrate_now(ClientId client,
   if (comes_here || (reply && !reply->error)) co_await await_deputy(job_id);
   if (comes_here) view_.ghosts().let_back(job_id, stand_in_pid);
   if (!reply)
-    co_return fail(ErrorCode::kTimeout, std::format("migration {} is not resolved yet", id),
-                   std::format("see `gestalt migrations {}`", id));
+    co_return fail(ErrorCode::kTimeout, formatted("migration {} is not resolved yet", id),
+                   formatted("see `gestalt migrations {}`", id));
   if (reply->error) co_return std::unexpected(*reply->error);
   wire::MigrateReply out;
   *out.mutable_stats() = reply->stats;
@@ -163,7 +164,7 @@ Awaitable<Result<bool>> Leader::pages_first(const MigrationArbiter::Plan& plan) 
   if (!ended)
     co_return fail(
         ErrorCode::kTimeout,
-        std::format("pages of process {} are still where it came from (migration {})", pid, *id),
+        formatted("pages of process {} are still where it came from (migration {})", pid, *id),
         "try again later, or give it more time");
   if (ended->error) co_return std::unexpected(*ended->error);
   co_return true;
@@ -178,7 +179,7 @@ Awaitable<Result<wire::MigrateReply>> Leader::preflight(MigrationArbiter::Plan p
   auto answer = co_await ask(plan.source, std::move(question), kPreflightTimeout);
   if (!answer) co_return std::unexpected(std::move(answer).error());
   if (!answer->has_preflight_report())
-    co_return fail(ErrorCode::kProtocol, std::format("{} gave a strange answer", plan.source));
+    co_return fail(ErrorCode::kProtocol, formatted("{} gave a strange answer", plan.source));
   wire::MigrateReply out;
   wire::PreflightReport& report = *out.mutable_preflight();
   report = std::move(*answer->mutable_preflight_report());
@@ -232,14 +233,14 @@ Result<wire::MigrationListReply> Leader::list_migrations(uid_t uid, std::uint64_
     if (migration_id != 0 && each.stats.migration_id() != migration_id) continue;
     if (!may_manage(uid, each.uid)) {
       if (migration_id == 0) continue;
-      return fail(ErrorCode::kPermission, std::format("migration {} is not yours", migration_id));
+      return fail(ErrorCode::kPermission, formatted("migration {} is not yours", migration_id));
     }
     auto& command = *each.stats.mutable_command();
     if (command.size() > kMaxListedCommandBytes) command.resize(kMaxListedCommandBytes);
     *reply.add_migrations() = std::move(each.stats);
   }
   if (migration_id != 0 && reply.migrations().empty())
-    return fail(ErrorCode::kNotFound, std::format("the leader knows no migration {}", migration_id),
+    return fail(ErrorCode::kNotFound, formatted("the leader knows no migration {}", migration_id),
                 "see `gestalt migrations`; older ones, and those before its start, are forgotten");
   return reply;
 }

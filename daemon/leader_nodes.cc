@@ -1,4 +1,5 @@
 // Leader: agents come, are heard, and go.
+#include "common/format.h"
 #include "common/node_set.h"
 #include "daemon/leader.h"
 #include "daemon/wall_clock.h"
@@ -68,16 +69,16 @@ void Leader::serve_joining(std::shared_ptr<Connection> connection, std::string a
 Result<wire::JoinReply> Leader::join(const wire::JoinRequest& request, const std::string& address) {
   if (!join_secret_matches(request.token_secret(), state_.join_secret_sha256))
     return fail(ErrorCode::kPermission, "the join token is not this cluster's",
-                std::format("copy {} of the leader to the node's paths.join_token",
-                            join_token_path(config_.paths.state_directory)));
+                formatted("copy {} of the leader to the node's paths.join_token",
+                          join_token_path(config_.paths.state_directory)));
   const std::string& name = request.node();
   GESTALT_TRY(check_node_name(name));
   if (name == config_.cluster.leader)
-    return fail(ErrorCode::kPermission, std::format("'{}' is the leader's name", name),
+    return fail(ErrorCode::kPermission, formatted("'{}' is the leader's name", name),
                 "give the node another host name");
   const Member* member = membership_.find(name);
   if (member != nullptr && member->connected && member->state != NodeState::kFailed)
-    return fail(ErrorCode::kBusy, std::format("a node '{}' is alive", name),
+    return fail(ErrorCode::kBusy, formatted("a node '{}' is alive", name),
                 "give this one another host name, or wait until the old one is gone");
   GESTALT_ASSIGN(auto certificate, issue_certificate(state_.ca, request.csr_pem(), name));
   GESTALT_ASSIGN(auto fingerprint, certificate_fingerprint(certificate));
@@ -173,12 +174,12 @@ Result<wire::AgentWelcome> Leader::admit(const std::shared_ptr<Connection>& conn
                                          bool& same_boot) {
   if (hello.protocol() != kProtocolVersion)
     return fail(ErrorCode::kProtocol,
-                std::format("node {} speaks protocol {}, the leader {}", peer.node,
-                            hello.protocol(), kProtocolVersion),
+                formatted("node {} speaks protocol {}, the leader {}", peer.node, hello.protocol(),
+                          kProtocolVersion),
                 "install the same version of gestalt on all nodes");
   if (hello.node() != peer.node)
-    return fail(ErrorCode::kPermission, std::format("the certificate is {}'s, the hello names {}",
-                                                    peer.node, hello.node()));
+    return fail(ErrorCode::kPermission,
+                formatted("the certificate is {}'s, the hello names {}", peer.node, hello.node()));
   if (const Member* member = membership_.find(peer.node))
     same_boot = !member->boot_id.empty() && member->boot_id == hello.boot_id();
   GESTALT_ASSIGN(auto admission, membership_.hello(peer.node, hello.boot_id(), Clock::now()));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "common/format.h"
 #include "common/unix_socket.h"
 
 namespace gestalt {
@@ -62,7 +63,7 @@ void LeaderView::on_connection(const std::shared_ptr<Connection>& connection) {
 void LeaderView::on_message(const std::shared_ptr<Connection>& connection, wire::Message message) {
   if (message.has_view_hello()) {
     connection->set_idle_timeout(Clock::duration::zero());
-    connection->set_name(std::format("view of uid {}", message.view_hello().uid()));
+    connection->set_name(formatted("view of uid {}", message.view_hello().uid()));
     if (std::ranges::find(views_, connection) != views_.end()) return;
     connection->set_max_queued_bytes(kMaxViewBytes);
     views_.push_back(connection);

@@ -9,6 +9,7 @@
 
 #include "common/cgroup.h"
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/proc.h"
 
 namespace gestalt {
@@ -64,7 +65,7 @@ wire::Heartbeat load_message(double cpus, const Result<LoadSample>& load,
 }
 
 std::string load_file_text(const std::string& node, const wire::Heartbeat& load) {
-  return std::format(
+  return formatted(
       "node={}\ncpus={:.2f}\nload={:.0f}\nload_average_1={:.2f}\nmemory_total_bytes={}\n"
       "memory_available_bytes={}\ntasks={}\njobs={}\n",
       node, load.cpus(), load.load(), load.load_average_1(), load.memory_total_bytes(),

@@ -12,6 +12,7 @@
 
 #include "common/criu_version.h"
 #include "common/fd.h"
+#include "common/format.h"
 #include "daemon/agent.h"
 #include "daemon/client_api.h"
 #include "daemon/leader.h"
@@ -33,8 +34,8 @@ struct Options {
 // Held until the process ends.
 Result<Fd> lock_node() {
   if (::mkdir(paths::kRunDirectory, 0755) != 0 && errno != EEXIST)
-    return fail_errno(errno, std::format("make {}", paths::kRunDirectory), "run gestaltd as root");
-  std::string path = std::format("{}/gestaltd.lock", paths::kRunDirectory);
+    return fail_errno(errno, formatted("make {}", paths::kRunDirectory), "run gestaltd as root");
+  std::string path = formatted("{}/gestaltd.lock", paths::kRunDirectory);
   GESTALT_ASSIGN(auto fd, open_file(path, O_RDWR | O_CREAT, 0600));
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0)
     return fail(ErrorCode::kBusy, "gestaltd runs on this node already", "stop it first");

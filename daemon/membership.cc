@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -13,7 +15,7 @@ NodeState live_state(const Member& member) {
 bool gone(NodeState state) { return state == NodeState::kFailed || state == NodeState::kOffline; }
 
 std::string silence(Clock::time_point since, Clock::time_point now) {
-  return std::format("silent for {:.1f} s", seconds_between(since, now));
+  return formatted("silent for {:.1f} s", seconds_between(since, now));
 }
 
 }  // namespace
@@ -66,9 +68,9 @@ Result<Admission> Membership::hello(const std::string& name, const std::string& 
   if (!gone(member.state) && other_boot) {
     if (member.state != NodeState::kSuspect && now - member.last_heard < suspect_after_)
       return fail(ErrorCode::kBusy,
-                  std::format("a node named {} is alive already, under another boot id", name),
-                  std::format("if it was restarted wait {:.0f} s, else choose another name",
-                              std::chrono::duration<double>(suspect_after_).count()));
+                  formatted("a node named {} is alive already, under another boot id", name),
+                  formatted("if it was restarted wait {:.0f} s, else choose another name",
+                            std::chrono::duration<double>(suspect_after_).count()));
     move(member, NodeState::kFailed, "the node was booted anew", admission.transitions);
   }
   if (gone(member.state)) {
@@ -120,7 +122,7 @@ void Membership::disconnect(const std::string& name, ConnectionId connection) {
 Result<Transitions> Membership::set_draining(const std::string& name, bool draining) {
   auto found = members_.find(name);
   if (found == members_.end())
-    return fail(ErrorCode::kNotFound, std::format("there is no node {}", name),
+    return fail(ErrorCode::kNotFound, formatted("there is no node {}", name),
                 "see `gestalt nodes`");
   Transitions out;
   Member& member = found->second;

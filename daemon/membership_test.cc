@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -13,8 +15,8 @@ std::string text(const Transitions& transitions) {
   std::string out;
   for (const auto& t : transitions) {
     EXPECT_FALSE(t.why.empty());
-    out += std::format("{}{} {}->{}", out.empty() ? "" : ", ", t.node, to_string(t.from),
-                       to_string(t.to));
+    out += formatted("{}{} {}->{}", out.empty() ? "" : ", ", t.node, to_string(t.from),
+                     to_string(t.to));
   }
   return out;
 }

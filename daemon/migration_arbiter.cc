@@ -1,9 +1,9 @@
 #include "daemon/migration_arbiter.h"
 
 #include <algorithm>
-#include <format>
 
 #include "common/fault.h"
+#include "common/format.h"
 #include "common/log.h"
 
 namespace gestalt {
@@ -69,11 +69,11 @@ Result<std::uint64_t> MigrationArbiter::begin(Plan plan, Clock::time_point now,
                                               ArbiterActions& actions) {
   if (const Migration* other = of_job(plan.job_id))
     return fail(ErrorCode::kBusy,
-                std::format("process {} is migrating from {} to {} already", plan.pid,
-                            other->record.source, other->record.destination),
+                formatted("process {} is migrating from {} to {} already", plan.pid,
+                          other->record.source, other->record.destination),
                 "wait until that is over");
   if (under_way() >= max_concurrent_)
-    return fail(ErrorCode::kBusy, std::format("{} migrations are under way already", under_way()),
+    return fail(ErrorCode::kBusy, formatted("{} migrations are under way already", under_way()),
                 "wait, or raise migration.max_concurrent in the leader's configuration");
   GESTALT_TRY(fault_point(Fault::kLeaderPrepare));
   Migration migration;
@@ -114,7 +114,7 @@ ArbiterActions MigrationArbiter::incoming_ready(std::uint64_t migration_id,
   if (!ready) {
     deny(migration,
          std::move(ready).error().in(
-             std::format("prepare {} for the process", migration.record.destination)),
+             formatted("prepare {} for the process", migration.record.destination)),
          now, out);
   } else if (ready->port() == 0 || ready->port() > 65535 || ready->address().empty()) {
     deny(migration, Error{ErrorCode::kProtocol, "the destination gave no address", {}}, now, out);
@@ -147,7 +147,7 @@ ArbiterActions MigrationArbiter::ask(std::uint64_t migration_id, const std::stri
   if (!destination_online) {
     deny(migration,
          Error{ErrorCode::kUnavailable,
-               std::format("node {} does not answer any more", migration.record.destination),
+               formatted("node {} does not answer any more", migration.record.destination),
                {}},
          now, out);
   } else if (auto fault = fault_point(Fault::kLeaderGrant); !fault) {
@@ -220,7 +220,7 @@ ArbiterActions MigrationArbiter::node_failed(const std::string& node, Clock::tim
   ArbiterActions out;
   for (auto& [id, migration] : live_) {
     Verdict verdict = migration.record.verdict;
-    Error gone{ErrorCode::kUnavailable, std::format("node {} failed", node), {}};
+    Error gone{ErrorCode::kUnavailable, formatted("node {} failed", node), {}};
     if (migration.record.source == node) {
       migration.source_gone = true;
       migration.source_gone_why = gone.message;
@@ -232,16 +232,15 @@ ArbiterActions MigrationArbiter::node_failed(const std::string& node, Clock::tim
       }
     } else if (migration.record.destination == node) {
       if (verdict == Verdict::kCompleted)
-        destination_gone(migration,
-                         Error(gone).in(std::format("process {} had moved", migration.pid)), now,
-                         out);
+        destination_gone(
+            migration, Error(gone).in(formatted("process {} had moved", migration.pid)), now, out);
       if (verdict == Verdict::kUndecided) deny(migration, gone, now, out);
       // One that resumed before it failed ran the job: the source's copy is old.
       if (verdict == Verdict::kGranted && !migration.destination_resumed)
         roll_back(migration, gone, now, out);
     }
   }
-  unheard_source_gone(node, std::format("node {} failed", node), out);
+  unheard_source_gone(node, formatted("node {} failed", node), out);
   sweep();
   return out;
 }
@@ -261,7 +260,7 @@ ArbiterActions MigrationArbiter::node_connected(const std::string& node,
     bool is_destination = migration.record.destination == node;
     if ((!is_source && !is_destination) || told.contains(id)) continue;
     Verdict verdict = migration.record.verdict;
-    Error lost{ErrorCode::kUnavailable, std::format("node {} has lost the migration", node), {}};
+    Error lost{ErrorCode::kUnavailable, formatted("node {} has lost the migration", node), {}};
     if (verdict == Verdict::kGranted && is_destination && !migration.destination_resumed)
       roll_back(migration, lost, now, out);
     else if (migration.serving && is_source)
@@ -273,7 +272,7 @@ ArbiterActions MigrationArbiter::node_connected(const std::string& node,
     else if (verdict != Verdict::kUndecided)
       tell_verdict(migration, node, out);
   }
-  unheard_source_gone(node, std::format("node {} has nothing left of it", node), out);
+  unheard_source_gone(node, formatted("node {} has nothing left of it", node), out);
   remind_of_lost_pages(node, out);
   sweep();
   return out;
@@ -288,7 +287,7 @@ ArbiterActions MigrationArbiter::copy_ended(std::uint64_t job_id, const std::str
     Verdict verdict = migration.record.verdict;
     if (migration.record.source == node) {
       migration.source_gone = true;
-      migration.source_gone_why = std::format("what was left of it on {} ended", node);
+      migration.source_gone_why = formatted("what was left of it on {} ended", node);
       moved_on = verdict == Verdict::kGranted || verdict == Verdict::kCompleted;
       if (verdict == Verdict::kUndecided)
         deny(migration, Error{ErrorCode::kGone, "the process ended before it had moved", {}}, now,

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "common/format.h"
 #include "daemon/migration_arbiter.h"
 #include "daemon/sqlite_store.h"
 
@@ -19,7 +20,7 @@ using std::chrono::seconds;
 class Arbiter : public testing::Test {
  protected:
   void SetUp() override {
-    path_ = std::filesystem::temp_directory_path() / std::format("arbiter-{}", ::getpid());
+    path_ = std::filesystem::temp_directory_path() / formatted("arbiter-{}", ::getpid());
     std::filesystem::remove_all(path_);
     std::filesystem::create_directory(path_);
     open();

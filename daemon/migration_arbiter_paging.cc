@@ -1,8 +1,8 @@
 // MigrationArbiter: after COMPLETED. The process runs at the destination; what the source
 // still has of it is pages, until it reports DONE. Whatever happens from here on, there is
 // no way back: the source's copy is older than what the destination has done since.
-#include <format>
 
+#include "common/format.h"
 #include "common/log.h"
 #include "common/migration_modes.h"
 #include "daemon/migration_arbiter.h"
@@ -39,7 +39,7 @@ void MigrationArbiter::completed_source_outcome(Migration& migration, const Outc
     case Outcome::FAILED:
       return source_lost(migration,
                          outcome.error().message().empty()
-                             ? std::format("{} has lost them", migration.record.source)
+                             ? formatted("{} has lost them", migration.record.source)
                              : outcome.error().message(),
                          out);
     default:
@@ -93,13 +93,12 @@ void MigrationArbiter::job_lost_its_pages(Migration& migration, const std::strin
   log::error("pages lost", log::field("migration", migration.record.migration_id),
              log::field("job", migration.record.job_id), log::field("pid", migration.pid),
              log::field("reason", why));
-  finish(
-      migration,
-      Error{ErrorCode::kUnavailable,
-            std::format("process {} ran on {} already, but pages it still needed were on {}: {}",
-                        migration.pid, migration.record.destination, migration.record.source, why),
-            "start it again; modes eager and pre-copy leave nothing behind at the source"},
-      out);
+  finish(migration,
+         Error{ErrorCode::kUnavailable,
+               formatted("process {} ran on {} already, but pages it still needed were on {}: {}",
+                         migration.pid, migration.record.destination, migration.record.source, why),
+               "start it again; modes eager and pre-copy leave nothing behind at the source"},
+         out);
 }
 
 // `failure`: of its node; none if the job just ended.

@@ -1,7 +1,6 @@
 #include "daemon/migration_options.h"
 
-#include <format>
-
+#include "common/format.h"
 #include "common/migration_modes.h"
 
 namespace gestalt {
@@ -12,8 +11,8 @@ constexpr std::uint32_t kPrecopyRounds = 5;
 constexpr std::uint32_t kHybridRounds = 3;
 
 Unexpected meaningless(std::string_view what, const std::string& mode, std::string_view modes) {
-  return fail(ErrorCode::kInvalidArgument, std::format("{} has no meaning in mode {}", what, mode),
-              std::format("leave it out, or use mode {}", modes));
+  return fail(ErrorCode::kInvalidArgument, formatted("{} has no meaning in mode {}", what, mode),
+              formatted("leave it out, or use mode {}", modes));
 }
 
 Unexpected out_of_range(const std::string& what, std::string remedy) {
@@ -33,14 +32,14 @@ Result<void> complete_rounds(wire::MigrationOptions& options, const MigrationCon
   if (options.max_rounds() == 0)
     options.set_max_rounds(mode == "hybrid" ? kHybridRounds : kPrecopyRounds);
   if (options.max_rounds() > kMaxPrecopyRounds)
-    return out_of_range(std::format("{} rounds make no sense", options.max_rounds()),
-                        std::format("give 1 to {}", kMaxPrecopyRounds));
+    return out_of_range(formatted("{} rounds make no sense", options.max_rounds()),
+                        formatted("give 1 to {}", kMaxPrecopyRounds));
   if (options.downtime_goal_seconds() == 0)
     options.set_downtime_goal_seconds(config.downtime_goal_seconds);
   double goal = options.downtime_goal_seconds();
   if (!(goal > 0 && goal <= kMaxDowntimeGoalSeconds))
-    return out_of_range(std::format("a downtime goal of {} s makes no sense", goal),
-                        std::format("give more than 0 and at most {} s", kMaxDowntimeGoalSeconds));
+    return out_of_range(formatted("a downtime goal of {} s makes no sense", goal),
+                        formatted("give more than 0 and at most {} s", kMaxDowntimeGoalSeconds));
   return {};
 }
 
@@ -50,12 +49,12 @@ Result<void> complete_options(wire::MigrationOptions& options, const MigrationCo
   if (options.mode().empty()) options.set_mode(config.mode);
   if (!is_migration_mode(options.mode()))
     return fail(ErrorCode::kInvalidArgument,
-                std::format("there is no migration mode '{}'", options.mode()),
+                formatted("there is no migration mode '{}'", options.mode()),
                 "modes: " + migration_mode_names());
   double timeout = options.timeout_seconds();
   if (!(timeout >= 0 && timeout <= kMaxTimeoutSeconds))
-    return out_of_range(std::format("a timeout of {} s makes no sense", timeout),
-                        std::format("give it at most {} s", kMaxTimeoutSeconds));
+    return out_of_range(formatted("a timeout of {} s makes no sense", timeout),
+                        formatted("give it at most {} s", kMaxTimeoutSeconds));
   if (timeout == 0) options.set_timeout_seconds(config.timeout_seconds);
   GESTALT_TRY(complete_rounds(options, config));
   if (options.bandwidth_bytes_per_second() == 0)
@@ -64,23 +63,23 @@ Result<void> complete_options(wire::MigrationOptions& options, const MigrationCo
     options.set_bandwidth_bytes_per_second(0);
   auto bandwidth = options.bandwidth_bytes_per_second();
   if (bandwidth != 0 && bandwidth < kMinBandwidthBytesPerSecond)
-    return out_of_range(std::format("a bandwidth of {} bytes/s is too little", bandwidth),
-                        std::format("give at least {} bytes/s", kMinBandwidthBytesPerSecond));
+    return out_of_range(formatted("a bandwidth of {} bytes/s is too little", bandwidth),
+                        formatted("give at least {} bytes/s", kMinBandwidthBytesPerSecond));
   if (options.transport().empty()) options.set_transport(config.transport);
   if (!is_transport(options.transport()))
     return fail(ErrorCode::kInvalidArgument,
-                std::format("there is no transport '{}'", options.transport()),
+                formatted("there is no transport '{}'", options.transport()),
                 "give auto, tcp or rdma");
   if (options.streams() == 0) options.set_streams(config.streams);
   if (options.streams() > kMaxMigrationStreams)
-    return out_of_range(std::format("{} streams are too many", options.streams()),
-                        std::format("give 1 to {}", kMaxMigrationStreams));
+    return out_of_range(formatted("{} streams are too many", options.streams()),
+                        formatted("give 1 to {}", kMaxMigrationStreams));
   if (!options.has_prefetch_pages()) return {};
   if (!pages_follow(options.mode()))
     return meaningless("prefetching", options.mode(), "lazy, post-copy or hybrid");
   if (options.prefetch_pages() > kMaxPrefetchPages)
-    return out_of_range(std::format("{} pages of prefetch are too many", options.prefetch_pages()),
-                        std::format("give 0 to {}", kMaxPrefetchPages));
+    return out_of_range(formatted("{} pages of prefetch are too many", options.prefetch_pages()),
+                        formatted("give 0 to {}", kMaxPrefetchPages));
   return {};
 }
 

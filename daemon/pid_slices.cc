@@ -3,14 +3,16 @@
 #include <algorithm>
 #include <bit>
 
+#include "common/format.h"
+
 namespace gestalt {
 
 Result<PidSlices> PidSlices::with_size(std::uint32_t slice_size) {
   if (!std::has_single_bit(slice_size) || slice_size < kMinPidSliceSize ||
       slice_size > kMaxPidSliceSize)
-    return fail(ErrorCode::kInvalidArgument, std::format("{} is no pid slice size", slice_size),
-                std::format("set cluster.pid_slice_size to a power of two from {} to {}",
-                            kMinPidSliceSize, kMaxPidSliceSize));
+    return fail(ErrorCode::kInvalidArgument, formatted("{} is no pid slice size", slice_size),
+                formatted("set cluster.pid_slice_size to a power of two from {} to {}",
+                          kMinPidSliceSize, kMaxPidSliceSize));
   return PidSlices(slice_size);
 }
 
@@ -18,7 +20,7 @@ Result<PidRange> PidSlices::range(std::uint32_t index) const {
   if (index < first_index() || index > last_index())
     return fail(
         ErrorCode::kInvalidArgument,
-        std::format("pid slice {} is not one of {} to {}", index, first_index(), last_index()),
+        formatted("pid slice {} is not one of {} to {}", index, first_index(), last_index()),
         "the node was recorded under another cluster.pid_slice_size: set that again, or "
         "remove the node");
   return PidRange{index * size_, index * size_ + size_ - 1};
@@ -54,10 +56,10 @@ Result<std::uint32_t> PidSlices::allocate(std::span<const std::uint32_t> used) c
     if (index < taken.size()) taken[index] = true;
   for (std::uint32_t index = first_index(); index <= last_index(); ++index)
     if (!taken[index]) return index;
-  return fail(ErrorCode::kNoSpace, std::format("all {} pid slices are taken", last_index()),
-              std::format("remove nodes that are gone for good, or lower cluster.pid_slice_size "
-                          "(now {}) and restart the whole cluster",
-                          size_));
+  return fail(ErrorCode::kNoSpace, formatted("all {} pid slices are taken", last_index()),
+              formatted("remove nodes that are gone for good, or lower cluster.pid_slice_size "
+                        "(now {}) and restart the whole cluster",
+                        size_));
 }
 
 }  // namespace gestalt

@@ -7,6 +7,7 @@
 
 #include "common/child.h"
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -42,7 +43,7 @@ Awaitable<std::optional<int>> await_end(pid_t pid) {
 Error answer_of(const std::string& program, const std::string& text) {
   auto end = text.find('\n');
   if (end == std::string::npos || end == 0)
-    return {ErrorCode::kInternal, std::format("{} failed without saying why", program), {}};
+    return {ErrorCode::kInternal, formatted("{} failed without saying why", program), {}};
   std::string remedy = text.substr(end + 1);
   return {ErrorCode::kUnavailable, text.substr(0, end), remedy.substr(0, remedy.find('\n'))};
 }

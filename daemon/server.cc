@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -10,7 +12,7 @@ constexpr auto kAcceptRetry = std::chrono::milliseconds(100);  // out of descrip
 
 std::string text_of(const asio::ip::tcp::endpoint& endpoint) {
   boost::system::error_code ignored;
-  return std::format("{}:{}", endpoint.address().to_string(), endpoint.port());
+  return formatted("{}:{}", endpoint.address().to_string(), endpoint.port());
 }
 
 Result<void> open_acceptor(asio::ip::tcp::acceptor& acceptor, const std::string& address,
@@ -18,7 +20,7 @@ Result<void> open_acceptor(asio::ip::tcp::acceptor& acceptor, const std::string&
   boost::system::error_code error;
   auto parsed = asio::ip::make_address(address, error);
   if (error)
-    return fail(ErrorCode::kInvalidArgument, std::format("'{}' is no IP address", address),
+    return fail(ErrorCode::kInvalidArgument, formatted("'{}' is no IP address", address),
                 "correct node.listen in the configuration");
   asio::ip::tcp::endpoint endpoint(parsed, port);
   acceptor.open(endpoint.protocol(), error);
@@ -27,7 +29,7 @@ Result<void> open_acceptor(asio::ip::tcp::acceptor& acceptor, const std::string&
   if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
   if (error)
     return fail(code_from_errno(error.value()),
-                std::format("listen on {}: {}", text_of(endpoint), error.message()),
+                formatted("listen on {}: {}", text_of(endpoint), error.message()),
                 "is another leader running here? change cluster.port or node.listen");
   return {};
 }

@@ -1,14 +1,16 @@
 #include "daemon/sqlite_query.h"
 
+#include "common/format.h"
+
 namespace gestalt {
 
 Unexpected fail_sqlite(sqlite3* database, int status, const std::string& what) {
-  std::string message = std::format(
+  std::string message = formatted(
       "{}: {}", what, database != nullptr ? sqlite3_errmsg(database) : sqlite3_errstr(status));
   switch (status & 0xFF) {
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
-      return fail(ErrorCode::kSystem, std::format("the database is damaged: {}", message),
+      return fail(ErrorCode::kSystem, formatted("the database is damaged: {}", message),
                   "stop gestaltd, put a backup in its place, or move cluster.db* away (nodes keep "
                   "their certificates and are recorded anew; running jobs are ended)");
     case SQLITE_BUSY:

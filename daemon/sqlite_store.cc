@@ -10,6 +10,7 @@
 #include <map>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "daemon/sqlite_query.h"
 
 namespace gestalt {
@@ -232,13 +233,13 @@ Result<void> SqliteStore::migrate() {
   }
   if (version > kMigrations.size())
     return fail(ErrorCode::kInvalidArgument,
-                std::format("the database has schema version {}, this gestaltd knows {}", version,
-                            kMigrations.size()),
+                formatted("the database has schema version {}, this gestaltd knows {}", version,
+                          kMigrations.size()),
                 "run the newer gestaltd that wrote it");
   for (; version < kMigrations.size(); ++version) {
     GESTALT_TRY(transaction([&]() -> Result<void> {
       GESTALT_TRY(execute(kMigrations[version]));
-      return execute(std::format("PRAGMA user_version = {}", version + 1).c_str());
+      return execute(formatted("PRAGMA user_version = {}", version + 1).c_str());
     }));
   }
   return {};
@@ -306,8 +307,8 @@ Result<void> SqliteStore::insert_migration(const MigrationRecord& migration) {
 Result<bool> SqliteStore::compare_and_set_verdict(std::uint64_t migration_id, Verdict expected,
                                                   Verdict wanted, const std::string& reason) {
   if (!legal_step(expected, wanted))
-    return fail(ErrorCode::kInvalidArgument, std::format("a migration does not go from {} to {}",
-                                                         to_string(expected), to_string(wanted)));
+    return fail(ErrorCode::kInvalidArgument, formatted("a migration does not go from {} to {}",
+                                                       to_string(expected), to_string(wanted)));
   {
     GESTALT_ASSIGN(auto set, query("UPDATE migrations SET verdict = ?, reason = ? "
                                    "WHERE id = ? AND verdict = ?"));
@@ -320,7 +321,7 @@ Result<bool> SqliteStore::compare_and_set_verdict(std::uint64_t migration_id, Ve
   if (changes() == 1) return true;
   GESTALT_ASSIGN(auto found, find_migration(migration_id));
   if (!found)
-    return fail(ErrorCode::kNotFound, std::format("there is no migration {}", migration_id));
+    return fail(ErrorCode::kNotFound, formatted("there is no migration {}", migration_id));
   return false;
 }
 
@@ -366,12 +367,12 @@ Result<std::unique_ptr<Store>> open_sqlite_store(const std::string& path) {
   GESTALT_ASSIGN(Fd directory,
                  open_file(slash == std::string::npos ? "." : path.substr(0, slash + 1),
                            O_RDONLY | O_DIRECTORY));
-  if (::fsync(directory.get()) != 0) return fail_errno(errno, std::format("sync {}", path));
+  if (::fsync(directory.get()) != 0) return fail_errno(errno, formatted("sync {}", path));
   sqlite3* raw = nullptr;
   int status =
       sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_FULLMUTEX, nullptr);
   Database database(raw);
-  if (status != SQLITE_OK) return fail_sqlite(raw, status, std::format("open {}", path));
+  if (status != SQLITE_OK) return fail_sqlite(raw, status, formatted("open {}", path));
   auto store = std::make_unique<SqliteStore>(std::move(database));
   auto ready = store->configure();
   if (ready) ready = store->migrate();

@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -200,7 +201,7 @@ TEST_F(SqliteStore, SecondDaemonIsRefused) {
 
 TEST_F(SqliteStore, DamageIsReported) {
   for (std::uint32_t i = 1; i < 200; ++i)
-    ASSERT_TRUE(store_->upsert_node(node(std::format("n{}", i), i)));
+    ASSERT_TRUE(store_->upsert_node(node(formatted("n{}", i), i)));
   store_.reset();
   auto good = *read_file(path());
   struct stat info{};

@@ -9,10 +9,10 @@
 
 #include <algorithm>
 #include <array>
-#include <format>
 #include <memory>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -24,7 +24,7 @@ constexpr int kMaxEntries = 65'536;
 // Nothing that is large, or that changes something when it is read.
 Result<void> check_path(const std::string& path) {
   auto refuse = [&] {
-    return fail(ErrorCode::kInvalidArgument, std::format("no path in /proc/PID: \"{}\"", path));
+    return fail(ErrorCode::kInvalidArgument, formatted("no path in /proc/PID: \"{}\"", path));
   };
   if (path.size() > kMaxPathBytes || path.starts_with('/') || path.contains('\0')) return refuse();
   auto name = path.substr(path.rfind('/') + 1);
@@ -40,7 +40,7 @@ Result<Fd> open_beneath(int directory, const std::string& path, std::uint64_t fl
       ::syscall(SYS_openat2, directory, path.empty() ? "." : path.c_str(), &how, sizeof how)));
   if (fd) return fd;
   if (errno == ENOENT || errno == ESRCH) return fail(ErrorCode::kGone, "it does not exist");
-  return fail_errno(errno, std::format("open {}", path));
+  return fail_errno(errno, formatted("open {}", path));
 }
 
 // Everybody's, as fs/proc/base.c has it. The rest is for those who may trace the process.
@@ -63,7 +63,7 @@ Result<void> check_reader(int process, const wire::ViewFetch& request) {
   if (::fstatat(process, "environ", &owner, AT_SYMLINK_NOFOLLOW) != 0)
     return fail(ErrorCode::kGone, "the process has ended");
   if (owner.st_uid == request.uid()) return {};
-  return fail(ErrorCode::kPermission, std::format("process {} is not yours", request.pid()));
+  return fail(ErrorCode::kPermission, formatted("process {} is not yours", request.pid()));
 }
 
 struct CloseDirectory {
@@ -103,7 +103,7 @@ Result<wire::ViewFetched> read_content(int process, const std::string& path) {
     content.resize(std::min(kMaxContentBytes, std::max<std::size_t>(size * 2, 16384)));
     ssize_t count = ::read(fd.get(), content.data() + size, content.size() - size);
     if (count < 0 && errno == ESRCH) return fail(ErrorCode::kGone, "the process has ended");
-    if (count < 0) return fail_errno(errno, std::format("read {}", path));
+    if (count < 0) return fail_errno(errno, formatted("read {}", path));
     if (count == 0) break;
     size += static_cast<std::size_t>(count);
     if (size == kMaxContentBytes) {
@@ -125,7 +125,7 @@ Result<wire::ViewFetched> read_link(int process, const std::string& path) {
   ssize_t count = ::readlinkat(directory.get(), name.c_str(), target.data(), target.size());
   if (count < 0 && (errno == ENOENT || errno == ESRCH))
     return fail(ErrorCode::kGone, "it does not exist");
-  if (count < 0) return fail_errno(errno, std::format("read the link {}", path));
+  if (count < 0) return fail_errno(errno, formatted("read the link {}", path));
   target.resize(static_cast<std::size_t>(count));
   wire::ViewFetched out;
   out.set_content(std::move(target));
@@ -136,8 +136,8 @@ Result<wire::ViewFetched> read_link(int process, const std::string& path) {
 
 Result<wire::ViewFetched> fetch_of_task(const std::string& proc, const wire::ViewFetch& request) {
   GESTALT_TRY(check_path(request.path()));
-  auto process = open_file(std::format("{}/{}", proc, request.pid()), O_PATH | O_DIRECTORY);
-  if (!process) return fail(ErrorCode::kGone, std::format("there is no process {}", request.pid()));
+  auto process = open_file(formatted("{}/{}", proc, request.pid()), O_PATH | O_DIRECTORY);
+  if (!process) return fail(ErrorCode::kGone, formatted("there is no process {}", request.pid()));
   GESTALT_TRY(check_reader(process->get(), request));
   switch (request.kind()) {
     case wire::ViewFetch::DIRECTORY:

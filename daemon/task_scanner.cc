@@ -6,9 +6,9 @@
 
 #include <charconv>
 #include <ctime>
-#include <format>
 
 #include "common/cgroup.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -172,7 +172,7 @@ void TaskScanner::read_task(const TaskGlimpse& glimpse, const Sink& sink) {
     if (!is_hidden(pid, seen->second)) seen->second.seen_round = round_;
     return;
   }
-  std::string stat_path = std::format("{}/stat", pid);
+  std::string stat_path = formatted("{}/stat", pid);
   if (!read_small(directory_.get(), stat_path.c_str(), kMaxTaskFileBytes, buffer_, true)) return;
   auto start_ticks = start_ticks_of(buffer_);
   auto [found, is_new] = known_.try_emplace(pid);

@@ -1,5 +1,6 @@
 #include "daemon/task_scanner.h"
 
+#include "common/format.h"
 #include "daemon/sources/proc_task_source.h"
 
 #include <gmock/gmock.h>
@@ -37,8 +38,8 @@ class TaskScannerTest : public testing::Test {
   void process(int pid, const std::string& name = "a (b) c", int start = 100, int ticks = 1,
                const std::string& cgroup = "0::/gestalt/job-7\n") const {
     auto base = std::to_string(pid) + "/";
-    write(base + "stat", std::format("{} ({}) S 1 1 1 0 -1 0 0 0 0 0 {} 0 0 0 20 0 1 0 {} 0 0\n",
-                                     pid, name, ticks, start));
+    write(base + "stat", formatted("{} ({}) S 1 1 1 0 -1 0 0 0 0 0 {} 0 0 0 20 0 1 0 {} 0 0\n", pid,
+                                   name, ticks, start));
     write(base + "status", "Name:\tx\n");
     write(base + "statm", "1 1 1 1 0 1 0\n");
     write(base + "cmdline", std::string("x\0y\0", 4));

@@ -3,8 +3,8 @@
 #include <time.h>
 
 #include <algorithm>
-#include <format>
 
+#include "common/format.h"
 #include "common/proc.h"
 #include "daemon/sources/proc_task_source.h"
 
@@ -28,7 +28,7 @@ bool is_outside(const TaskView& view, std::uint32_t pid, std::uint64_t job_id) {
 }
 
 Error is_elsewhere(std::uint32_t pid) {
-  return {ErrorCode::kGone, std::format("process {} runs on another node", pid), {}};
+  return {ErrorCode::kGone, formatted("process {} runs on another node", pid), {}};
 }
 
 Result<wire::Task> describe(const TaskView& view, const TaskRecord& record) {

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "common/cgroup.h"
+#include "common/format.h"
 #include "daemon/load.h"
 #include "daemon/sources/proc_task_source.h"
 
@@ -20,7 +21,7 @@ namespace fs = std::filesystem;
 class FakeProc : public testing::Test {
  protected:
   void SetUp() override {
-    proc_ = fs::temp_directory_path() / std::format("proc-{}", ::getpid());
+    proc_ = fs::temp_directory_path() / formatted("proc-{}", ::getpid());
     fs::remove_all(proc_);
     fs::create_directory(proc_);
   }
@@ -28,7 +29,7 @@ class FakeProc : public testing::Test {
 
   static std::string stat_line(int pid, char state, int parent, int threads,
                                const std::string& name = "a (b) c") {
-    return std::format(
+    return formatted(
         "{} ({}) {} {} 1 1 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 {} 0 100 4096000 25 0\n", pid, name,
         state, parent, threads);
   }
@@ -37,8 +38,7 @@ class FakeProc : public testing::Test {
     add(1, 'S', 0, "/");
     add(1000, 'S', 1, "/");
     std::ofstream(proc_ / "1000/stat") << stat_line(1000, 'S', 1, 1, name);
-    std::ofstream(proc_ / "1000/status")
-        << std::format("Name:\tx\nUid:\t{0}\t{0}\t{0}\t{0}\n", uid);
+    std::ofstream(proc_ / "1000/status") << formatted("Name:\tx\nUid:\t{0}\t{0}\t{0}\t{0}\n", uid);
     fs::create_directories(proc_ / "1/task/1");
     std::ofstream(proc_ / "1/task/1/children") << "1000 ";
     fs::create_directories(proc_ / "1000/task/1000");

@@ -6,6 +6,7 @@
 #include <boost/system/system_error.hpp>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "daemon/certificates.h"
 
 namespace gestalt {
@@ -40,7 +41,7 @@ Result<ssl::context> base_context(ssl::context::method method) {
     SSL_CTX_set_session_cache_mode(raw, SSL_SESS_CACHE_OFF);
     return context;
   } catch (const boost::system::system_error& error) {
-    return fail(ErrorCode::kSystem, std::format("set up TLS: {}", error.what()));
+    return fail(ErrorCode::kSystem, formatted("set up TLS: {}", error.what()));
   }
 }
 

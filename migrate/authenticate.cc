@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 
+#include "common/format.h"
 #include "migrate/page_wire.h"
 
 namespace gestalt {
@@ -18,8 +19,8 @@ using Proof = std::array<std::byte, kProofBytes>;
 
 Result<Proof> prove(std::string_view secret, PageRole role, std::uint64_t link, const Nonce& own,
                     const Nonce& peer) {
-  std::string text = std::format("gestalt page {} {} ",
-                                 role == PageRole::kSource ? "source" : "destination", link);
+  std::string text =
+      formatted("gestalt page {} {} ", role == PageRole::kSource ? "source" : "destination", link);
   text.append(reinterpret_cast<const char*>(own.data()), own.size());
   text.append(reinterpret_cast<const char*>(peer.data()), peer.size());
   Proof proof;

@@ -16,6 +16,7 @@
 #include <sstream>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/proc.h"
 #include "migrate/criu_limits.h"
 #include "migrate/deputy_blockers.h"
@@ -100,7 +101,7 @@ class Inspection {
             "let the program use another interface, or keep it on this node");
       return;
     }
-    auto path = std::format("{}/{}/fd/{}", proc_, each.pid, each.number);
+    auto path = formatted("{}/{}/fd/{}", proc_, each.pid, each.number);
     struct stat info{};
     if (::stat(path.c_str(), &info) != 0) return;  // closed meanwhile
     if (S_ISBLK(info.st_mode) ||
@@ -115,8 +116,8 @@ class Inspection {
     bool in_memory = each.target.starts_with("/memfd:");
     if (deleted && !in_memory && info.st_size > static_cast<off_t>(kMaxDeletedFileBytes))
       return add(each.pid,
-                 std::format("{} is a deleted file of {} MiB; one of up to {} MiB moves along",
-                             text, info.st_size >> 20, kMaxDeletedFileBytes >> 20),
+                 formatted("{} is a deleted file of {} MiB; one of up to {} MiB moves along", text,
+                           info.st_size >> 20, kMaxDeletedFileBytes >> 20),
                  "let the file keep a name");
     if (!deleted && !in_memory && is_nodes_own(path))
       add(each.pid, text + " is a file that only this node has",
@@ -131,8 +132,8 @@ class Inspection {
                    "start the job with `gestalt run --net own`");
       if (const auto& version = criu_without_internet_sockets(); !version.empty())
         add(each.pid,
-            std::format("{} is an internet socket, which CRIU {} cannot save on this kernel", text,
-                        version),
+            formatted("{} is an internet socket, which CRIU {} cannot save on this kernel", text,
+                      version),
             "install CRIU 4.2 or newer on the nodes");
       return;
     }
@@ -165,7 +166,7 @@ class Inspection {
   }
 
   void mappings(pid_t pid) {
-    auto text = read_file(std::format("{}/{}/maps", proc_, pid), 256U << 20);
+    auto text = read_file(formatted("{}/{}/maps", proc_, pid), 256U << 20);
     if (!text) return;
     std::istringstream lines(*text);
     for (std::string line; std::getline(lines, line);) {
@@ -185,7 +186,7 @@ class Inspection {
                  "keep it on this node");
     if (is_deleted(path) || path == "/dev/zero") return;
     if (path.starts_with("/dev/") || is_nodes_own(path))
-      add(pid, std::format("it maps a device or node-local file ({})", path),
+      add(pid, formatted("it maps a device or node-local file ({})", path),
           "unmap it before the migration");
   }
 
@@ -202,31 +203,31 @@ class Inspection {
     for (const auto& [kind, meaning] : kKinds) {
       struct stat theirs{};
       struct stat ours{};
-      bool differ = ::stat(std::format("{}/{}/ns/{}", proc_, pid, kind).c_str(), &theirs) == 0 &&
-                    ::stat(std::format("/proc/self/ns/{}", kind).c_str(), &ours) == 0 &&
+      bool differ = ::stat(formatted("{}/{}/ns/{}", proc_, pid, kind).c_str(), &theirs) == 0 &&
+                    ::stat(formatted("/proc/self/ns/{}", kind).c_str(), &ours) == 0 &&
                     theirs.st_ino != ours.st_ino;
       if (differ && theirs.st_ino != own_network_ && theirs.st_ino != own_mounts_)
-        add(pid, std::format("it has its own {}", meaning), "start it with `gestalt run`");
+        add(pid, formatted("it has its own {}", meaning), "start it with `gestalt run`");
     }
   }
 
   void tracer(pid_t pid) {
-    auto text = read_file(std::format("{}/{}/status", proc_, pid));
+    auto text = read_file(formatted("{}/{}/status", proc_, pid));
     constexpr std::string_view kKey = "\nTracerPid:\t";
     auto at = text ? text->find(kKey) : std::string::npos;
     if (at == std::string::npos || (*text)[at + kKey.size()] == '0') return;
     auto tracer = text->substr(at + kKey.size(), text->find('\n', at + 1) - at - kKey.size());
-    add(pid, std::format("process {} traces it (a debugger, or strace)", tracer),
+    add(pid, formatted("process {} traces it (a debugger, or strace)", tracer),
         "detach it before the migration");
   }
 
   void personality(pid_t pid) {
     auto own = read_personality(proc_, pid);
     if ((own & ~kMovablePersonality) != 0)
-      add(pid, std::format("it has a personality that does not move ({:#x})", own),
+      add(pid, formatted("it has a personality that does not move ({:#x})", own),
           "start it without setarch(8), or with --addr-no-randomize alone");
     else if (own != read_personality(proc_, tree_.pids.front()))
-      add(pid, std::format("its personality is not that of its job ({:#x})", own),
+      add(pid, formatted("its personality is not that of its job ({:#x})", own),
           "start the whole job by setarch(8)");
   }
 
@@ -234,7 +235,7 @@ class Inspection {
   // would be worse than refusing once too often.
   void semaphores(pid_t pid) {
     auto ids = read_ids(proc_, pid);
-    auto text = read_file(std::format("{}/sysvipc/sem", proc_));
+    auto text = read_file(formatted("{}/sysvipc/sem", proc_));
     if (!ids || !text) return;
     std::istringstream lines(*text);
     std::string line;
@@ -287,7 +288,7 @@ Result<std::vector<Blocker>> find_blockers(const std::string& proc, const Proces
 std::uint64_t anonymous_bytes(const std::string& proc, const ProcessTree& tree) {
   std::uint64_t kib = 0;
   for (pid_t pid : tree.pids) {
-    auto text = read_file(std::format("{}/{}/status", proc, pid));
+    auto text = read_file(formatted("{}/{}/status", proc, pid));
     if (!text) continue;  // it has ended
     std::istringstream lines(*text);
     for (std::string key; lines >> key;) {
@@ -308,8 +309,8 @@ std::vector<Blocker> destination_blockers(const std::string& proc, const Process
   auto available = destination.memory_available_bytes();
   if (available != 0 && needed > available)
     blockers.push_back({root,
-                        std::format("it has {} MiB of memory, and {} has {} MiB available",
-                                    needed >> 20, destination.node(), available >> 20),
+                        formatted("it has {} MiB of memory, and {} has {} MiB available",
+                                  needed >> 20, destination.node(), available >> 20),
                         "choose a node with more memory"});
   if (any_cpu || destination.missing_cpu_features().empty()) return blockers;
   std::string missing;
@@ -317,7 +318,7 @@ std::vector<Blocker> destination_blockers(const std::string& proc, const Process
     missing += (missing.empty() ? "" : ", ") + name;
   blockers.push_back(
       {root,
-       std::format("it may use what the CPUs of {} do not have ({})", destination.node(), missing),
+       formatted("it may use what the CPUs of {} do not have ({})", destination.node(), missing),
        "choose a node with the same kind of CPU, or --any-cpu if you know that it does not"});
   return blockers;
 }
@@ -331,7 +332,7 @@ Result<void> refuse_blockers(const std::vector<Blocker>& blockers) {
   if (blockers.empty()) return {};
   std::string message = "cannot migrate";
   for (const auto& blocker : blockers)
-    message += std::format("; process {}: {}", blocker.pid, blocker.what);
+    message += formatted("; process {}: {}", blocker.pid, blocker.what);
   std::string remedy = blockers.front().remedy;
   return fail(ErrorCode::kBlocked, message.substr(0, 4000), std::move(remedy));
 }

@@ -31,6 +31,7 @@
 
 #include "common/clock.h"
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/criu_limits.h"
 
 namespace gestalt {
@@ -158,7 +159,7 @@ TEST(Blockers, OtherPipesToThoseWhoStay) {
 class SomeNetwork : public UnitNetwork {
  public:
   explicit SomeNetwork(pid_t pid)
-      : namespace_(open_file(std::format("/proc/{}/ns/net", pid), O_RDONLY).value_or(Fd())) {}
+      : namespace_(open_file(formatted("/proc/{}/ns/net", pid), O_RDONLY).value_or(Fd())) {}
   [[nodiscard]] int descriptor() const override { return namespace_.get(); }
   Result<void> hold() override { return {}; }
   std::vector<Packet> held() override { return {}; }
@@ -348,7 +349,7 @@ TEST(Blockers, Tracers) {
   Victim victim([] { return true; });
   ASSERT_EQ(::ptrace(PTRACE_SEIZE, victim.pid(), 0, 0), 0);
   EXPECT_THAT(victim.blockers(),
-              ElementsAre(HasSubstr(std::format("process {} traces it", ::getpid()))));
+              ElementsAre(HasSubstr(formatted("process {} traces it", ::getpid()))));
   EXPECT_EQ(::ptrace(PTRACE_INTERRUPT, victim.pid(), 0, 0), 0);
 }
 

@@ -12,6 +12,7 @@
 #include <csignal>
 #include <sstream>
 
+#include "common/format.h"
 #include "common/paths.h"
 #include "common/unix_socket.h"
 #include "migrate/state_dump.h"
@@ -27,7 +28,7 @@ struct RealIds {
 };
 
 Result<RealIds> real_ids(pid_t pid) {
-  GESTALT_ASSIGN(auto text, read_file(std::format("/proc/{}/status", pid)));
+  GESTALT_ASSIGN(auto text, read_file(formatted("/proc/{}/status", pid)));
   RealIds ids;
   std::istringstream lines(text);
   for (std::string key; lines >> key;) {
@@ -114,8 +115,8 @@ Result<CriuClient> CriuClient::start(const CriuStart& options) {
   bool preload = options.state_only && ::access(kStateDumpLibrary, R_OK) == 0;
   if (preload) {
     auto& environment = spawn_options.environment;
-    environment.push_back(std::format("LD_PRELOAD={}", kStateDumpLibrary));
-    environment.push_back(std::format("GESTALT_REAL_IDS={}:{}", ids.uid, ids.gid));
+    environment.push_back(formatted("LD_PRELOAD={}", kStateDumpLibrary));
+    environment.push_back(formatted("GESTALT_REAL_IDS={}:{}", ids.uid, ids.gid));
     if (options.mounts >= 0) environment.emplace_back("GESTALT_SESSION=1");
     if (!options.smaps_directory.empty())
       environment.push_back("GESTALT_SMAPS=" + options.smaps_directory);
@@ -166,8 +167,8 @@ Result<criu_resp> CriuClient::request(const criu_req& request, const Notify& not
     int error_number = errno;
     if (pid_ == 0) return fail_errno(error_number, "send a request to CRIU");
     auto status = wait_child(pid_, deadline_in(milliseconds(500)));
-    return fail_errno(error_number, std::format("send a request to CRIU (wait status {})",
-                                                status ? std::to_string(*status) : "unknown"));
+    return fail_errno(error_number, formatted("send a request to CRIU (wait status {})",
+                                              status ? std::to_string(*status) : "unknown"));
   }
   Result<void> noticed;
   while (true) {

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <filesystem>
 
+#include "common/format.h"
 #include "migrate/test_victim.h"
 
 namespace gestalt {
@@ -54,7 +55,7 @@ TEST_F(DeputizeTest, TheProcessIsAnotherProgramUnderItsPid) {
   victim.next();
   auto done = deputize(victim.pid(), {.program = teller()});
   ASSERT_TRUE(done) << done.error().text();
-  EXPECT_EQ(said(), std::format("old-name hello {}\n0\n1\n2\n", victim.pid()));
+  EXPECT_EQ(said(), formatted("old-name hello {}\n0\n1\n2\n", victim.pid()));
   int status = victim.join();
   EXPECT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 7);
@@ -79,7 +80,7 @@ TEST_F(DeputizeTest, AllItsThreadsEnd) {
   victim.next();
   auto done = deputize(victim.pid(), {.program = teller("echo $(ls /proc/$$/task)")});
   ASSERT_TRUE(done) << done.error().text();
-  EXPECT_EQ(said(), std::format("{}\n", victim.pid()));
+  EXPECT_EQ(said(), formatted("{}\n", victim.pid()));
   EXPECT_EQ(victim.join(), 0);
 }
 
@@ -133,7 +134,7 @@ TEST_F(DeputizeTest, TheKeeperHasTheMemory) {
   EXPECT_EQ(stat->session_id, keeper);
   EXPECT_EQ(stat->parent_pid, victim.pid());
   // The pipe's other end is the deputy's alone.
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(std::format("/proc/{}/fd", keeper)),
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(formatted("/proc/{}/fd", keeper)),
                           std::filesystem::directory_iterator()),
             0);
   ::kill(keeper, SIGKILL);

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/proc.h"
 #include "migrate/deputize.h"
 #include "migrate/descriptors.h"
@@ -29,8 +30,7 @@ bool is_terminal(const Descriptor& each) {
 
 bool is_deputy(const std::string& proc, pid_t pid) {
   std::error_code error;
-  return std::filesystem::read_symlink(std::format("{}/{}/exe", proc, pid), error) ==
-         kDeputyProgram;
+  return std::filesystem::read_symlink(formatted("{}/{}/exe", proc, pid), error) == kDeputyProgram;
 }
 
 class TiesOfRoot {
@@ -84,7 +84,7 @@ class TiesOfRoot {
   void named_pipe(const Descriptor& each) {
     if (!each.target.starts_with('/')) return;
     struct stat info{};
-    auto path = std::format("{}/{}/fd/{}", proc_, each.pid, each.number);
+    auto path = formatted("{}/{}/fd/{}", proc_, each.pid, each.number);
     if (::stat(path.c_str(), &info) == 0 && S_ISFIFO(info.st_mode))
       add(each.pid, each.text() + " is a named pipe, which ends at this node",
           "use an unnamed one, or start all that use it as one job");
@@ -108,7 +108,7 @@ class TiesOfRoot {
 
   // The deputy would have to live with it.
   void seccomp() {
-    auto text = read_file(std::format("{}/{}/status", proc_, root()));
+    auto text = read_file(formatted("{}/{}/status", proc_, root()));
     constexpr std::string_view kKey = "\nSeccomp:\t";
     auto at = text ? text->find(kKey) : std::string::npos;
     if (at != std::string::npos && (*text)[at + kKey.size()] != '0')

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "common/fault.h"
+#include "common/format.h"
 #include "common/log.h"
 #include "migrate/files_image.h"
 #include "migrate/group_holder.h"
@@ -31,7 +32,7 @@ constexpr auto kFreezeTimeout = std::chrono::seconds(10);
 
 // Arguments and environment: proc_pid_stat(5), fields 48 to 51.
 std::vector<std::pair<std::uint64_t, std::uint64_t>> argument_areas(pid_t pid) {
-  auto text = read_file(std::format("/proc/{}/stat", pid));
+  auto text = read_file(formatted("/proc/{}/stat", pid));
   auto name_end = text ? text->rfind(')') : std::string::npos;
   if (name_end == std::string::npos) return {};
   std::istringstream fields(text->substr(name_end + 1));
@@ -99,14 +100,13 @@ Result<void> MigrationDestination::receive_unit() {
   GESTALT_TRY(fault_point(Fault::kDestinationReceiveState));
   GESTALT_ASSIGN(auto directory,
                  ImageDirectory::create(parameters_.image_directory,
-                                        std::format("m-{}-destination", parameters_.migration_id)));
+                                        formatted("m-{}-destination", parameters_.migration_id)));
   images_ = std::make_unique<ImageDirectory>(std::move(directory));
   GESTALT_ASSIGN(image_fd_, open_file(images_->path(), O_RDONLY | O_DIRECTORY));
   GESTALT_ASSIGN([[maybe_unused]] auto bytes,
                  receive_images(*connection_, images_->path(), free_bytes(images_->path()),
                                 parameters_.deadline));
-  GESTALT_ASSIGN(auto text,
-                 read_file(std::format("{}/{}", images_->path(), kTraitsFile), 64U << 20));
+  GESTALT_ASSIGN(auto text, read_file(formatted("{}/{}", images_->path(), kTraitsFile), 64U << 20));
   GESTALT_ASSIGN(traits_, decode_traits(text));
   GESTALT_ASSIGN(auto handover, receive_handover());
   GESTALT_ASSIGN(auto plan, host_.prepare_io(handover));
@@ -354,8 +354,8 @@ Result<void> MigrationDestination::check_registered() {
     }
     if (!present_[pid].empty())
       return fail(ErrorCode::kInternal,
-                  std::format("CRIU restored {} pages of process {} in mappings that are not lazy",
-                              present_[pid].pages(), pid));
+                  formatted("CRIU restored {} pages of process {} in mappings that are not lazy",
+                            present_[pid].pages(), pid));
   }
   return {};
 }

@@ -14,6 +14,7 @@
 #include <sstream>
 #include <unordered_map>
 
+#include "common/format.h"
 #include "migrate/injector.h"
 #include "migrate/soft_dirty_tracker.h"
 #include "migrate/test_victim.h"
@@ -338,7 +339,7 @@ TEST_F(DirtyTrackerTest, HugeReservationsStayCheap) {
     side.step(1);
   });
   auto page_tables_kib = [&] {
-    std::istringstream lines(*read_file(std::format("/proc/{}/status", victim.pid())));
+    std::istringstream lines(*read_file(formatted("/proc/{}/status", victim.pid())));
     std::uint64_t value = 0;
     for (std::string key; lines >> key; lines.ignore(1 << 16, '\n'))
       if (key == "VmPTE:") lines >> value;
@@ -433,19 +434,19 @@ TEST_F(DirtyTrackerTest, LeavesNothingBehind) {
   auto memory = victim.next();
   auto files = [](pid_t pid) {
     return std::ranges::distance(
-        std::filesystem::directory_iterator(std::format("/proc/{}/fd", pid)));
+        std::filesystem::directory_iterator(formatted("/proc/{}/fd", pid)));
   };
   auto before = files(victim.pid());
   auto own_before = files(::getpid());
-  auto maps_before = *read_file(std::format("/proc/{}/maps", victim.pid()));
-  auto flags = [&] { return *read_file(std::format("/proc/{}/smaps", victim.pid())); };
+  auto maps_before = *read_file(formatted("/proc/{}/maps", victim.pid()));
+  auto flags = [&] { return *read_file(formatted("/proc/{}/smaps", victim.pid())); };
   harvest(victim.pid());
   EXPECT_EQ(files(victim.pid()), before);
   EXPECT_NE(flags().find(" uw"), std::string::npos);
   tracker_.reset();
   EXPECT_EQ(flags().find(" uw"), std::string::npos);
   EXPECT_EQ(files(::getpid()), own_before);
-  EXPECT_EQ(*read_file(std::format("/proc/{}/maps", victim.pid())), maps_before);
+  EXPECT_EQ(*read_file(formatted("/proc/{}/maps", victim.pid())), maps_before);
   EXPECT_EQ(victim.step(), 6U);
   UffdWpTracker fresh;
   EXPECT_EQ(fresh.harvest(victim.pid())->pages_in(memory, memory + kMiB), 256U);

@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/log.h"
 
 namespace gestalt {
@@ -66,8 +67,8 @@ std::vector<std::string> open_and_mapped(const std::string& proc, const ProcessT
   std::error_code error;
   for (pid_t pid : tree.pids)
     for (const char* directory : {"fd", "map_files"})
-      for (const auto& entry : std::filesystem::directory_iterator(
-               std::format("{}/{}/{}", proc, pid, directory), error))
+      for (const auto& entry :
+           std::filesystem::directory_iterator(formatted("{}/{}/{}", proc, pid, directory), error))
         links.push_back(entry.path());
   return links;
 }

@@ -8,6 +8,8 @@
 
 #include <csignal>
 
+#include "common/format.h"
+
 namespace gestalt {
 
 Result<GroupHolder> GroupHolder::make(pid_t group) {
@@ -20,9 +22,9 @@ Result<GroupHolder> GroupHolder::make(pid_t group) {
     (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
     while (true) ::pause();
   }
-  if (pid < 0) return fail_errno(errno, std::format("hold process group {}", group));
+  if (pid < 0) return fail_errno(errno, formatted("hold process group {}", group));
   GroupHolder holder(pid);
-  if (::setpgid(pid, pid) != 0) return fail_errno(errno, std::format("make group {}", group));
+  if (::setpgid(pid, pid) != 0) return fail_errno(errno, formatted("make group {}", group));
   return holder;
 }
 

@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "common/format.h"
 #include "migrate/thread_stops.h"
 
 namespace gestalt {
@@ -40,7 +41,7 @@ Result<void> HeldProcess::make_scratch() {
   GESTALT_ASSIGN(auto address, call(SYS_mmap, {0, kScratchBytes, PROT_READ | PROT_WRITE,
                                                MAP_PRIVATE | MAP_ANONYMOUS, ~0ULL, 0}));
   if (address < 0 && address > -4096)
-    return fail_errno(static_cast<int>(-address), std::format("map memory in process {}", pid_));
+    return fail_errno(static_cast<int>(-address), formatted("map memory in process {}", pid_));
   scratch_ = static_cast<std::uint64_t>(address);
   return {};
 }
@@ -49,7 +50,7 @@ Result<void> HeldProcess::put(std::size_t offset, const void* bytes, std::size_t
   iovec ours{const_cast<void*>(bytes), count};
   iovec theirs{reinterpret_cast<void*>(scratch_ + offset), count};
   if (::process_vm_writev(pid_, &ours, 1, &theirs, 1, 0) != static_cast<ssize_t>(count))
-    return fail_errno(errno, std::format("write to the memory of process {}", pid_));
+    return fail_errno(errno, formatted("write to the memory of process {}", pid_));
   return {};
 }
 
@@ -57,7 +58,7 @@ Result<void> HeldProcess::get(std::size_t offset, void* bytes, std::size_t count
   iovec ours{bytes, count};
   iovec theirs{reinterpret_cast<void*>(scratch_ + offset), count};
   if (::process_vm_readv(pid_, &ours, 1, &theirs, 1, 0) != static_cast<ssize_t>(count))
-    return fail_errno(errno, std::format("read the memory of process {}", pid_));
+    return fail_errno(errno, formatted("read the memory of process {}", pid_));
   return {};
 }
 

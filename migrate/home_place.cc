@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "common/cgroup.h"
+#include "common/format.h"
 #include "common/frame.h"
 #include "common/log.h"
 #include "common/paths.h"
@@ -45,7 +46,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
 }
 
 std::string file_of(pid_t pid, const char* name) {
-  auto text = read_file(std::format("/proc/{}/{}", pid, name), 8U << 20).value_or("");
+  auto text = read_file(formatted("/proc/{}/{}", pid, name), 8U << 20).value_or("");
   text.resize(std::min(text.size(), kMaxArguments));
   return text;
 }
@@ -96,11 +97,11 @@ HomePlace::~HomePlace() { give_up(); }
 Result<void> HomePlace::look() {
   GESTALT_ASSIGN(auto stat, read_stat("/proc", root_));
   std::error_code error;
-  auto program = std::filesystem::read_symlink(std::format("/proc/{}/exe", root_), error);
+  auto program = std::filesystem::read_symlink(formatted("/proc/{}/exe", root_), error);
   if (program != kDeputyProgram)
-    return fail(ErrorCode::kGone, std::format("process {} has no deputy here any more", root_));
+    return fail(ErrorCode::kGone, formatted("process {} has no deputy here any more", root_));
   if (stat.state == 'T')
-    return fail(ErrorCode::kBlocked, std::format("the deputy of process {} is stopped", root_),
+    return fail(ErrorCode::kBlocked, formatted("the deputy of process {} is stopped", root_),
                 "continue it first (fg, bg, or kill -CONT)");
   parent_ = stat.parent_pid;
   group_ = stat.group_id;
@@ -125,12 +126,12 @@ Result<void> HomePlace::read_identity() {
     if (key == "NoNewPrivs:" && fields >> number) no_new_privileges = number != 0;
   }
   if (identity_.user_ids.size() != 3 || identity_.group_ids.size() != 3)
-    return fail(ErrorCode::kGone, std::format("process {} has ended", root_));
+    return fail(ErrorCode::kGone, formatted("process {} has ended", root_));
   if (no_new_privileges && identity_.user_ids[1] != 0)
     return fail(ErrorCode::kBlocked,
-                std::format("process {} may not gain privileges (no_new_privs), and CRIU, which "
-                            "restores it as a child of its parent, needs root's",
-                            root_),
+                formatted("process {} may not gain privileges (no_new_privs), and CRIU, which "
+                          "restores it as a child of its parent, needs root's",
+                          root_),
                 "let it end where it is, or move it to another node");
   identity_.argv = split(file_of(root_, "cmdline"), '\0');
   for (const auto& entry : split(file_of(root_, "environ"), '\0')) {
@@ -152,14 +153,14 @@ Result<void> HomePlace::look_at_neighbours() {
     if (stat->parent_pid == root_ && stat->comm == paths::kWitnessName) continue;
     if (stat->session_id == root_)
       return fail(ErrorCode::kBlocked,
-                  std::format("process {} is in the session that {} leads", pid, root_),
+                  formatted("process {} is in the session that {} leads", pid, root_),
                   "end it first, or let the process end where it is");
     if (stat->group_id != root_) continue;
     if (stat->state == 'Z')
       return fail(ErrorCode::kBusy,
-                  std::format("process {} of its process group has ended, and its parent does not "
-                              "collect its status",
-                              pid),
+                  formatted("process {} of its process group has ended, and its parent does not "
+                            "collect its status",
+                            pid),
                   "try again later");
     neighbours_.push_back(pid);
   }
@@ -182,8 +183,8 @@ Result<Fd> HomePlace::await_peer(pid_t pid, Deadline deadline) {
     }
     if (pid != root_ && peer.uid != 0)
       return fail(ErrorCode::kBlocked,
-                  std::format("{} does not become root's: the file system does not allow that",
-                              paths::kLauncherProgram),
+                  formatted("{} does not become root's: the file system does not allow that",
+                            paths::kLauncherProgram),
                   "mount it without nosuid");
     return socket;
   }
@@ -206,7 +207,7 @@ Result<wire::DeputyState> HomePlace::pause_deputy(Deadline deadline) {
   auto connected = await_peer(root_, deadline);
   if (!connected)
     return fail(ErrorCode::kUnavailable,
-                std::format("the deputy of process {} does not answer", root_),
+                formatted("the deputy of process {} does not answer", root_),
                 "continue it if it is stopped, and try again");
   deputy_ = std::move(*connected);
   GESTALT_ASSIGN(state_, ask_deputy(deadline));
@@ -257,7 +258,7 @@ Result<CriuClient> HomePlace::start_criu(const CriuStart& options) {
                         .argv = {paths::kCriuProgram, "swrk", std::to_string(kCriuRpcDescriptor)},
                         // As for the dump: it finds the node's own /proc in the session.
                         .environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-                                        std::format("LD_PRELOAD={}", kStateDumpLibrary),
+                                        formatted("LD_PRELOAD={}", kStateDumpLibrary),
                                         "GESTALT_SESSION=1", "GESTALT_AT_HOME=1"},
                         .descriptors = options.descriptors};
   request.descriptors.emplace_back(sockets.theirs.get(), kCriuRpcDescriptor);
@@ -319,7 +320,7 @@ Result<void> HomePlace::end_child(pid_t pid) {
   GESTALT_ASSIGN(auto waited, parent_held_->call(SYS_wait4, {children, 0, WNOHANG | __WALL, 0}));
   if (waited != pid && waited != -ECHILD)
     return fail(ErrorCode::kInternal,
-                std::format("the status of process {} cannot be collected: {}", pid, waited));
+                formatted("the status of process {} cannot be collected: {}", pid, waited));
   return {};
 }
 
@@ -328,7 +329,7 @@ Result<void> HomePlace::await_free_pid(Deadline deadline) {
     GESTALT_ASSIGN(bool free, pid_is_free(root_));
     if (free) return {};
     if (Clock::now() >= deadline)
-      return fail(ErrorCode::kBusy, std::format("pid {} does not get free", root_));
+      return fail(ErrorCode::kBusy, formatted("pid {} does not get free", root_));
     std::this_thread::sleep_for(kFreePidPoll);
   }
 }
@@ -439,7 +440,7 @@ Result<LaunchRequest> HomePlace::deputy_request(LaunchOrder order, Fd& state) co
                                            : 0},
       .argv = identity_.argv,
       .environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", kinds_ + " 0", identity_.name,
-                      std::format("GESTALT_DEPUTY_STATE={}", kStateDescriptor)},
+                      formatted("GESTALT_DEPUTY_STATE={}", kStateDescriptor)},
       .descriptors = {{state.get(), kStateDescriptor}}};
   for (const auto& ids : {identity_.user_ids, identity_.group_ids})
     request.numbers.insert(request.numbers.end(), ids.begin(), ids.end());

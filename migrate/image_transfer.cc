@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -43,7 +44,7 @@ Result<void> receive_file(PageConnection& connection, const std::string& path, s
       return fail(ErrorCode::kProtocol, "image data beyond its announced size");
     auto written = write_all(fd.get(), piece, deadline);
     if (!written) {
-      auto error = std::move(written).error().in(std::format("write {}", path));
+      auto error = std::move(written).error().in(formatted("write {}", path));
       error.remedy = "make room for the images, or set migration.image_directory";
       return std::unexpected(std::move(error));
     }
@@ -71,10 +72,10 @@ Result<ImageDirectory> ImageDirectory::create(const std::string& parent, const s
   std::error_code error;
   std::filesystem::create_directories(parent, error);
   remove_orphaned_images(parent);
-  std::string path = std::format("{}/{}.{}", parent, name, ::getpid());
+  std::string path = formatted("{}/{}.{}", parent, name, ::getpid());
   std::filesystem::remove_all(path, error);
   if (::mkdir(path.c_str(), 0700) != 0)
-    return fail_errno(errno, std::format("make the image directory {}", path));
+    return fail_errno(errno, formatted("make the image directory {}", path));
   return ImageDirectory(std::move(path));
 }
 
@@ -105,7 +106,7 @@ Result<std::uint64_t> send_images(PageConnection& connection, const std::string&
     total_bytes += size;
     ++files;
   }
-  if (error) return fail_errno(error.value(), std::format("list {}", directory));
+  if (error) return fail_errno(error.value(), formatted("list {}", directory));
   GESTALT_TRY(connection.send(FrameType::kStateEnd, files, std::string_view(), deadline));
   return total_bytes;
 }
@@ -127,8 +128,7 @@ Result<std::uint64_t> receive_images(PageConnection& connection, const std::stri
     std::string name(reinterpret_cast<const char*>(payload.data()), payload.size());
     if (!is_image_name(name)) return fail(ErrorCode::kProtocol, "image file with a forbidden name");
     if (header.argument > limit_bytes - total_bytes)
-      return fail(ErrorCode::kNoSpace,
-                  std::format("the images need more than {} bytes", limit_bytes),
+      return fail(ErrorCode::kNoSpace, formatted("the images need more than {} bytes", limit_bytes),
                   "make room for the images, or set migration.image_directory");
     total_bytes += header.argument;
     GESTALT_TRY(receive_file(connection, directory + "/" + name, header.argument, deadline));

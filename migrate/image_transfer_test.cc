@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/criu_client.h"
 #include "migrate/fake_transport.h"
 
@@ -19,7 +20,7 @@ Deadline soon() { return deadline_in(std::chrono::seconds(5)); }
 class ImageTransfer : public ::testing::Test {
  protected:
   void SetUp() override {
-    root_ = std::filesystem::temp_directory_path() / std::format("images-{}", ::getpid());
+    root_ = std::filesystem::temp_directory_path() / formatted("images-{}", ::getpid());
     from_ = root_ + "/from";
     to_ = root_ + "/to";
     std::filesystem::create_directories(from_);
@@ -102,7 +103,7 @@ TEST_F(ImageTransfer, TheDirectoryGoesWithItsOwner) {
 TEST_F(ImageTransfer, OrphanedDirectoriesGoAndOthersStay) {
   std::string orphan = root_ + "/m-1-source.4194303";
   std::string other = root_ + "/something.4194303";
-  std::string living = std::format("{}/m-2-source.{}", root_, ::getpid());
+  std::string living = formatted("{}/m-2-source.{}", root_, ::getpid());
   for (const auto& path : {orphan, other, living}) std::filesystem::create_directories(path);
   remove_orphaned_images(root_);
   EXPECT_FALSE(std::filesystem::exists(orphan));

@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -46,12 +48,12 @@ Result<ProgramBlock> write_program(Injector& process, const InjectedProgram& pro
                                                        MAP_PRIVATE | MAP_ANONYMOUS, ~0ULL, 0}));
   if (address < 0 && address > -4096)
     return fail_errno(static_cast<int>(-address),
-                      std::format("map memory in process {}", process.pid()));
+                      formatted("map memory in process {}", process.pid()));
   Layout layout(program, static_cast<std::uint64_t>(address));
-  GESTALT_ASSIGN(auto memory, open_file(std::format("/proc/{}/mem", process.pid()), O_RDWR));
+  GESTALT_ASSIGN(auto memory, open_file(formatted("/proc/{}/mem", process.pid()), O_RDWR));
   if (::pwrite(memory.get(), layout.bytes.data(), layout.bytes.size(), address) !=
       static_cast<ssize_t>(layout.bytes.size()))
-    return fail_errno(errno, std::format("write to the memory of process {}", process.pid()));
+    return fail_errno(errno, formatted("write to the memory of process {}", process.pid()));
   return layout.block;
 }
 

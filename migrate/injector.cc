@@ -20,6 +20,7 @@
 #include <optional>
 #include <string_view>
 
+#include "common/format.h"
 #include "common/proc.h"
 #include "migrate/memory_map.h"
 
@@ -61,8 +62,8 @@ struct ThreadStatus {
 };
 
 Result<ThreadStatus> read_thread_status(pid_t pid, pid_t thread) {
-  auto text = read_file(std::format("/proc/{}/task/{}/status", pid, thread));
-  if (!text) return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+  auto text = read_file(formatted("/proc/{}/task/{}/status", pid, thread));
+  if (!text) return fail(ErrorCode::kGone, formatted("process {} does not exist", pid));
   auto number = [&](std::string_view name, int base) {
     auto field = status_field(*text, name);
     std::uint64_t value = 0;
@@ -81,20 +82,20 @@ Result<ThreadStatus> read_thread_status(pid_t pid, pid_t thread) {
 
 // Those first that will stop at once. A job-control stop (T) is as good as sleep.
 Result<std::vector<ThreadStatus>> threads_to_try(pid_t pid) {
-  auto threads = list_pids(std::format("/proc/{}/task", pid));
-  if (!threads) return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+  auto threads = list_pids(formatted("/proc/{}/task", pid));
+  if (!threads) return fail(ErrorCode::kGone, formatted("process {} does not exist", pid));
   std::vector<ThreadStatus> ranked;
   for (pid_t thread : *threads) {
     auto status = read_thread_status(pid, thread);
     if (!status) continue;
     if (status->tracer != 0)
       return fail(ErrorCode::kBlocked,
-                  std::format("process {} is being traced by process {}", pid, status->tracer),
+                  formatted("process {} is being traced by process {}", pid, status->tracer),
                   "detach the debugger");
     if (status->state == 'Z' || status->state == 'X') continue;
     ranked.push_back(*status);
   }
-  if (ranked.empty()) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+  if (ranked.empty()) return fail(ErrorCode::kGone, formatted("process {} has ended", pid));
   std::ranges::sort(
       ranked, {}, [](const auto& status) { return std::pair(status.state == 'D', status.thread); });
   if (ranked.size() > 3) ranked.resize(3);
@@ -116,7 +117,7 @@ std::optional<std::uint64_t> find_syscall_in(pid_t pid, const MemoryArea& area) 
 
 // 0: there is none, or the process has told the kernel something else (PR_SET_MM_AUXV).
 std::uint64_t vdso_of(pid_t pid) {
-  auto text = read_file(std::format("/proc/{}/auxv", pid)).value_or("");
+  auto text = read_file(formatted("/proc/{}/auxv", pid)).value_or("");
   std::array<std::uint64_t, 2> entry{};
   for (std::size_t at = 0; at + sizeof entry <= text.size(); at += sizeof entry) {
     std::memcpy(entry.data(), text.data() + at, sizeof entry);
@@ -139,8 +140,8 @@ Result<std::uint64_t> find_syscall(pid_t pid) {
     if (!area.is_executable() || area.name == "[vsyscall]") continue;
     if (auto found = find_syscall_in(pid, area)) return *found;
   }
-  if (areas.empty()) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
-  return fail(ErrorCode::kBlocked, std::format("process {} has no system call instruction", pid));
+  if (areas.empty()) return fail(ErrorCode::kGone, formatted("process {} has ended", pid));
+  return fail(ErrorCode::kBlocked, formatted("process {} has no system call instruction", pid));
 }
 
 // These return EINTR after any stop, also where no signal handler ran: signal(7).
@@ -178,7 +179,7 @@ Result<void> read_words(pid_t pid, std::uint64_t address, void* into, std::size_
   iovec local{into, bytes};
   iovec remote{reinterpret_cast<void*>(address), bytes};
   if (::process_vm_readv(pid, &local, 1, &remote, 1, 0) != static_cast<ssize_t>(bytes))
-    return fail_errno(errno, std::format("read the memory of process {}", pid));
+    return fail_errno(errno, formatted("read the memory of process {}", pid));
   return {};
 }
 
@@ -235,8 +236,8 @@ Injector::Injector(Injector&& other) noexcept
 
 Result<void> Injector::trace(__ptrace_request request, std::uint64_t address, void* data) {
   if (::ptrace(request, thread_, address, data) == 0) return {};
-  if (errno == ESRCH) return fail(ErrorCode::kGone, std::format("process {} has ended", pid_));
-  return fail_errno(errno, std::format("trace process {}", pid_));
+  if (errno == ESRCH) return fail(ErrorCode::kGone, formatted("process {} has ended", pid_));
+  return fail_errno(errno, formatted("trace process {}", pid_));
 }
 
 Result<Injector> Injector::attach(pid_t pid) {
@@ -268,8 +269,8 @@ Result<Injector> Injector::attach_thread(pid_t pid, pid_t thread, bool has_secco
   injector.options_ = PTRACE_O_TRACESYSGOOD;
   if (has_seccomp_filter) injector.options_ |= PTRACE_O_SUSPEND_SECCOMP;
   if (::ptrace(PTRACE_SEIZE, thread, nullptr, injector.options_) != 0) {
-    if (errno == ESRCH) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
-    return fail(ErrorCode::kBlocked, std::format("process {} cannot be traced", pid));
+    if (errno == ESRCH) return fail(ErrorCode::kGone, formatted("process {} has ended", pid));
+    return fail(ErrorCode::kBlocked, formatted("process {} cannot be traced", pid));
   }
   // Should this fail, the thread is let go of at the end of run_apart().
   GESTALT_TRY(injector.stop());
@@ -290,7 +291,7 @@ Result<int> Injector::wait_stop(Patience& patience, const std::function<void()>&
     if (got == thread_ && WIFSTOPPED(status)) return status;
     if (got != 0) {
       attached_ = has_state_ = false;
-      return fail(ErrorCode::kGone, std::format("process {} has ended", pid_));
+      return fail(ErrorCode::kGone, formatted("process {} has ended", pid_));
     }
     if (patience.is_over()) return fail(ErrorCode::kTimeout, "no stop");
     if (meanwhile) meanwhile();
@@ -305,7 +306,7 @@ Result<void> Injector::stop() {
   while (true) {
     auto status = wait_stop(patience);
     if (!status && status.error().code == ErrorCode::kTimeout)
-      return fail(ErrorCode::kBusy, std::format("process {} cannot be stopped now", pid_),
+      return fail(ErrorCode::kBusy, formatted("process {} cannot be stopped now", pid_),
                   "try again later");
     if (!status) return std::unexpected(std::move(status).error());
     if (*status >> 16 == PTRACE_EVENT_STOP) break;
@@ -320,7 +321,7 @@ Result<void> Injector::take_state() {
   GESTALT_TRY(trace(PTRACE_GETREGS, 0, &saved_));
   GESTALT_TRY(trace(PTRACE_GETSIGMASK, sizeof mask_, &mask_));
   if (saved_.cs != kCode64)
-    return fail(ErrorCode::kBlocked, std::format("process {} is a 32-bit program", pid_));
+    return fail(ErrorCode::kBlocked, formatted("process {} is a 32-bit program", pid_));
   GESTALT_TRY(make_resumable());
   has_state_ = true;
   std::uint64_t mask = ~fault_signals();
@@ -351,9 +352,8 @@ Result<void> Injector::keep_signal(int signal) {
   GESTALT_TRY(trace(PTRACE_GETSIGINFO, 0, &info));
   // Raised by the kernel for what our call did: not the program's business.
   if (signal != SIGSTOP && info.si_code > 0)
-    return fail(
-        ErrorCode::kBlocked,
-        std::format("process {} does not let a system call pass (signal {})", pid_, signal));
+    return fail(ErrorCode::kBlocked,
+                formatted("process {} does not let a system call pass (signal {})", pid_, signal));
   info.si_signo = signal;
   kept_.push_back(info);
   return {};
@@ -402,7 +402,7 @@ Result<std::int64_t> Injector::call_from(const user_regs_struct& start, long num
     Patience recovery(kRecoverTimeout);
     attached_ = wait_stop(recovery).has_value();
     detach();
-    return fail(ErrorCode::kBusy, std::format("process {} does not run: is it frozen?", pid_),
+    return fail(ErrorCode::kBusy, formatted("process {} does not run: is it frozen?", pid_),
                 "thaw it, or try again later");
   }
   if (!ran) return std::unexpected(std::move(ran).error());
@@ -435,7 +435,7 @@ Result<Injector> Injector::clone_keeper() {
 
 Result<Injector> Injector::clone(std::uint64_t flags, const user_regs_struct& registers) {
   GESTALT_ASSIGN(auto made, call_from(registers, SYS_clone, {flags | CLONE_PTRACE}));
-  if (made < 0) return fail_errno(static_cast<int>(-made), std::format("clone process {}", pid_));
+  if (made < 0) return fail_errno(static_cast<int>(-made), formatted("clone process {}", pid_));
   auto pid = static_cast<pid_t>(made);
   Injector child(pid, pid);
   child.instruction_ = instruction_;
@@ -504,7 +504,7 @@ Result<void> Injector::execute(std::uint64_t path, std::uint64_t arguments,
   GESTALT_TRY(trace(PTRACE_GETREGS, 0, &registers));
   auto result = static_cast<std::int64_t>(registers.rax);
   if (result < 0)
-    return fail_errno(static_cast<int>(-result), std::format("execute in process {}", pid_));
+    return fail_errno(static_cast<int>(-result), formatted("execute in process {}", pid_));
   has_state_ = false;  // registers and memory are the new program's
   return {};
 }
@@ -544,8 +544,8 @@ Result<Fd> open_userfaultfd_of(pid_t pid) {
   auto work = [pid, &userfaultfd]() -> Result<void> {
     Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!process && errno == ESRCH)
-      return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
-    if (!process) return fail_errno(errno, std::format("watch process {}", pid));
+      return fail(ErrorCode::kGone, formatted("process {} does not exist", pid));
+    if (!process) return fail_errno(errno, formatted("watch process {}", pid));
     GESTALT_ASSIGN(auto injector, Injector::attach(pid));
     // User mode only: what an unprivileged program may have. Asynchronous write-protection
     // needs nobody's answer to faults in the kernel.
@@ -553,7 +553,7 @@ Result<Fd> open_userfaultfd_of(pid_t pid) {
     GESTALT_ASSIGN(auto fd, injector.call(SYS_userfaultfd, {kFlags}));
     if (fd < 0)
       return fail(ErrorCode::kBlocked,
-                  std::format("process {} gets no userfaultfd (errno {})", pid, -fd));
+                  formatted("process {} gets no userfaultfd (errno {})", pid, -fd));
     userfaultfd = Fd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
     int error_number = errno;
     GESTALT_ASSIGN([[maybe_unused]] auto closed,

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <vector>
 
+#include "common/format.h"
 #include "migrate/test_victim.h"
 
 namespace gestalt {
@@ -177,7 +178,7 @@ TEST_F(InjectorTest, BlockingCallsGoOn) {
       std::this_thread::sleep_for(milliseconds(20));
     }
     if (i == 0) {
-      auto end = open_file(std::format("/proc/{}/fd/{}", victim.pid(), write_end), O_WRONLY);
+      auto end = open_file(formatted("/proc/{}/fd/{}", victim.pid(), write_end), O_WRONLY);
       ASSERT_TRUE(end);
       EXPECT_EQ(::write(end->get(), "x", 1), 1);
     }
@@ -285,7 +286,7 @@ TEST_F(InjectorTest, AProcessWithThreads) {
 TEST_F(InjectorTest, AFrozenProcessIsBusy) {
   auto mount = cgroup2_mount();
   if (!mount || ::access(mount->c_str(), W_OK) != 0) GTEST_SKIP() << "no cgroup2 hierarchy here";
-  auto group = Cgroup::create(std::format("gestalt-test-{}", ::getpid()));
+  auto group = Cgroup::create(formatted("gestalt-test-{}", ::getpid()));
   if (!group) GTEST_SKIP() << "no control group: " << group.error().text();
   {
     Victim victim([](const auto& side) {

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/kernel.h"
 
 namespace gestalt {
@@ -37,10 +38,9 @@ class LinuxKernel final : public Kernel {
       iovec remote{reinterpret_cast<void*>(address + done), into.size() - done};
       ssize_t count = ::process_vm_readv(pid, &local, 1, &remote, 1, 0);
       if (count < 0 && errno == ESRCH)
-        return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+        return fail(ErrorCode::kGone, formatted("process {} has ended", pid));
       if (count < 0 && errno != EFAULT)
-        return fail_errno(errno,
-                          std::format("read the memory of process {} at {:#x}", pid, address));
+        return fail_errno(errno, formatted("read the memory of process {} at {:#x}", pid, address));
       if (count <= 0) count = read_forbidden(pid, address + done, into.subspan(done));
       if (count <= 0) break;
       done += static_cast<std::size_t>(count);
@@ -50,7 +50,7 @@ class LinuxKernel final : public Kernel {
 
   // A mapping that the process itself may not read (PROT_NONE) still has pages.
   static ssize_t read_forbidden(pid_t pid, std::uint64_t address, std::span<std::byte> into) {
-    auto memory = open_file(std::format("/proc/{}/mem", pid), O_RDONLY);
+    auto memory = open_file(formatted("/proc/{}/mem", pid), O_RDONLY);
     if (!memory) return -1;
     return ::pread(memory->get(), into.data(), into.size(), static_cast<off_t>(address));
   }

@@ -11,6 +11,7 @@
 #include <climits>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/page_set.h"
 
 namespace gestalt {
@@ -36,7 +37,7 @@ bool take_word(std::string_view& text, std::string& word) {
 }
 
 Unexpected no_process(pid_t pid) {
-  return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+  return fail(ErrorCode::kGone, formatted("process {} does not exist", pid));
 }
 
 MemoryArea area_of(const procmap_query& found, const char* name) {
@@ -51,7 +52,7 @@ MemoryArea area_of(const procmap_query& found, const char* name) {
   letter(PROCMAP_QUERY_VMA_EXECUTABLE, 'x', '-');
   letter(PROCMAP_QUERY_VMA_SHARED, 's', 'p');
   area.offset = found.vma_offset;
-  area.device = std::format("{:02x}:{:02x}", found.dev_major, found.dev_minor);
+  area.device = formatted("{:02x}:{:02x}", found.dev_major, found.dev_minor);
   area.inode = found.inode;
   if (found.vma_name_size > 0) area.name = name;
   return area;
@@ -95,7 +96,7 @@ Result<std::vector<MemoryArea>> parse_memory_map(std::string_view text) {
 }
 
 Result<std::vector<MemoryArea>> read_memory_map(pid_t pid) {
-  auto text = read_file(std::format("/proc/{}/maps", pid), kMaxMapBytes);
+  auto text = read_file(formatted("/proc/{}/maps", pid), kMaxMapBytes);
   if (!text && (text.error().code == ErrorCode::kNotFound || text.error().code == ErrorCode::kGone))
     return no_process(pid);
   if (!text) return std::unexpected(std::move(text).error());
@@ -103,7 +104,7 @@ Result<std::vector<MemoryArea>> read_memory_map(pid_t pid) {
 }
 
 Result<MemoryMap> MemoryMap::open(pid_t pid) {
-  auto file = open_file(std::format("/proc/{}/maps", pid), O_RDONLY);
+  auto file = open_file(formatted("/proc/{}/maps", pid), O_RDONLY);
   if (!file) return no_process(pid);
   return MemoryMap(pid, std::move(*file));
 }

@@ -2,6 +2,8 @@
 
 #include <sys/resource.h>
 
+#include "common/format.h"
+
 namespace gestalt {
 
 Result<Strategy> strategy_of(std::string_view mode) {
@@ -13,7 +15,7 @@ Result<Strategy> strategy_of(std::string_view mode) {
   if (mode == "post-copy") return Strategy{.push_after_resume = true};
   if (mode == "hybrid")
     return Strategy{.rounds = true, .push_after_resume = true, .default_rounds = 3};
-  return fail(ErrorCode::kInvalidArgument, std::format("there is no migration mode '{}'", mode),
+  return fail(ErrorCode::kInvalidArgument, formatted("there is no migration mode '{}'", mode),
               "modes: eager, lazy, pre-copy, post-copy, hybrid");
 }
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "common/fault.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -112,7 +113,7 @@ Result<FrameHeader> decode_header(std::span<const std::byte> bytes) {
     return fail(ErrorCode::kProtocol, "the page connection carries no page frames");
   if (header.length > max_payload(header.type))
     return fail(ErrorCode::kProtocol,
-                std::format("page frame of type {} with {} bytes", type, header.length));
+                formatted("page frame of type {} with {} bytes", type, header.length));
   return header;
 }
 
@@ -241,7 +242,7 @@ Result<FrameHeader> PageConnection::receive_header(Deadline deadline) {
   GESTALT_TRY(receive_payload(header, reason, deadline));
   std::string text(reinterpret_cast<const char*>(reason.data()), reason.size());
   for (char& c : text) c = static_cast<unsigned char>(c) < 32 ? ' ' : c;
-  return fail(ErrorCode::kUnavailable, std::format("the other node gave up: {}", text));
+  return fail(ErrorCode::kUnavailable, formatted("the other node gave up: {}", text));
 }
 
 Result<void> PageConnection::receive_payload(const FrameHeader& header,
@@ -263,8 +264,8 @@ Result<FrameHeader> PageConnection::expect(FrameType type, std::vector<std::byte
   GESTALT_ASSIGN(auto header, receive_header(deadline));
   if (header.type != type)
     return fail(ErrorCode::kProtocol,
-                std::format("page frame of type {}, expected {}", static_cast<int>(header.type),
-                            static_cast<int>(type)));
+                formatted("page frame of type {}, expected {}", static_cast<int>(header.type),
+                          static_cast<int>(type)));
   GESTALT_TRY(receive_payload(header, payload, deadline));
   return header;
 }

@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <span>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -45,9 +47,9 @@ pm_scan_arg scan_request(PageQuery query, PageProtect protect) {
 }  // namespace
 
 Result<Pagemap> Pagemap::open(pid_t pid) {
-  auto file = open_file(std::format("/proc/{}/pagemap", pid), O_RDONLY);
+  auto file = open_file(formatted("/proc/{}/pagemap", pid), O_RDONLY);
   if (!file && (file.error().code == ErrorCode::kNotFound || file.error().code == ErrorCode::kGone))
-    return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+    return fail(ErrorCode::kGone, formatted("process {} does not exist", pid));
   if (!file) return std::unexpected(std::move(file).error());
   return Pagemap(std::move(*file));
 }

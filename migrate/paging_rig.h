@@ -27,6 +27,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/format.h"
 #include "common/unix_socket.h"
 #include "migrate/fake_transport.h"
 #include "migrate/page_server.h"
@@ -230,7 +231,7 @@ class Rig {
     start_source();
     start_target();
     ::munmap(base_, bytes());
-    directory_ = std::filesystem::temp_directory_path() / std::format("paging-{}", ::getpid());
+    directory_ = std::filesystem::temp_directory_path() / formatted("paging-{}", ::getpid());
     std::filesystem::create_directories(directory_);
     kernel_ = std::make_unique<CountingKernel>(address(), options_.pages);
     sink_ = std::make_unique<PageSink>(linux_kernel(),
@@ -405,7 +406,7 @@ class Rig {
     if (!uffd) return 91;
     Fd criu;
     std::string path = std::filesystem::temp_directory_path() /
-                       std::format("paging-{}/lazy-pages.socket", ::getppid());
+                       formatted("paging-{}/lazy-pages.socket", ::getppid());
     for (char what = 0; ::read(control, &what, 1) == 1;) {
       bool done = true;
       if (what == 'g') {

@@ -10,6 +10,7 @@
 
 #include "common/fault.h"
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/log.h"
 
 namespace gestalt {
@@ -41,7 +42,7 @@ std::uint64_t bytes_of(const std::map<std::uint32_t, PageSet>& pages) {
 bool uses_direct_io(pid_t pid) {
   std::error_code error;  // it may have ended
   for (const auto& entry :
-       std::filesystem::directory_iterator(std::format("/proc/{}/fdinfo", pid), error)) {
+       std::filesystem::directory_iterator(formatted("/proc/{}/fdinfo", pid), error)) {
     auto text = read_file(entry.path());
     auto at = text ? text->find("flags:\t") : std::string::npos;
     if (at == std::string::npos) continue;

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/proc.h"
 
 namespace gestalt {
@@ -14,11 +15,11 @@ constexpr std::size_t kMaxProcesses = 100'000;
 
 Result<std::vector<pid_t>> children_of(const std::string& proc, pid_t pid, std::uint32_t& threads) {
   std::vector<pid_t> children;
-  std::string tasks = std::format("{}/{}/task", proc, pid);
+  std::string tasks = formatted("{}/{}/task", proc, pid);
   GESTALT_ASSIGN(auto tids, list_pids(tasks));
   for (pid_t tid : tids) {
     ++threads;
-    auto text = read_file(std::format("{}/{}/children", tasks, tid));
+    auto text = read_file(formatted("{}/{}/children", tasks, tid));
     if (!text) continue;  // the thread has ended
     std::istringstream numbers(*text);
     for (pid_t child = 0; numbers >> child;) children.push_back(child);
@@ -52,12 +53,12 @@ Result<ProcessTree> read_tree(const std::string& proc, pid_t root) {
   for (std::size_t next = 0; next < tree.pids.size(); ++next) {
     auto children = children_of(proc, tree.pids[next], tree.threads);
     if (!children) {
-      if (next == 0) return fail(ErrorCode::kGone, std::format("process {} does not exist", root));
+      if (next == 0) return fail(ErrorCode::kGone, formatted("process {} does not exist", root));
       continue;
     }
     for (pid_t child : *children) tree.pids.push_back(child);
     if (tree.pids.size() > kMaxProcesses)
-      return fail(ErrorCode::kBlocked, std::format("more than {} processes", kMaxProcesses));
+      return fail(ErrorCode::kBlocked, formatted("more than {} processes", kMaxProcesses));
   }
   return tree;
 }

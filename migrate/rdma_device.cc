@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -77,7 +78,7 @@ Result<RdmaEvent> expect_rdma_event(rdma_event_channel& channel, rdma_cm_event_t
   GESTALT_ASSIGN(auto event, next_rdma_event(channel, deadline));
   if (event.type == type) return event;
   std::string text = name_of(event.type);
-  if (event.status < 0) text += std::format(": {}", std::strerror(-event.status));
+  if (event.status < 0) text += formatted(": {}", std::strerror(-event.status));
   return fail(ErrorCode::kUnavailable, std::move(text));
 }
 
@@ -87,7 +88,7 @@ Result<RdmaAddress> RdmaAddress::parse(const std::string& address, std::uint16_t
   hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
   addrinfo* found = nullptr;
   if (::getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &found) != 0)
-    return fail(ErrorCode::kInvalidArgument, std::format("\"{}\" is no IP address", address));
+    return fail(ErrorCode::kInvalidArgument, formatted("\"{}\" is no IP address", address));
   RdmaAddress out;
   std::memcpy(&out.storage, found->ai_addr, found->ai_addrlen);
   ::freeaddrinfo(found);
@@ -98,10 +99,10 @@ Result<std::shared_ptr<RdmaDomain>> RdmaDomain::at(const std::string& local_addr
   GESTALT_ASSIGN(auto anchor, RdmaId::make());
   GESTALT_ASSIGN(auto address, RdmaAddress::parse(local_address, 0));
   if (::rdma_bind_addr(anchor.id.get(), address.get()) != 0)
-    return fail_errno(errno, std::format("find the RDMA device with address {}", local_address),
+    return fail_errno(errno, formatted("find the RDMA device with address {}", local_address),
                       kNoDevice);
   if (anchor.id->verbs == nullptr)
-    return no_rdma(std::format("{} is no RDMA device's address", local_address));
+    return no_rdma(formatted("{} is no RDMA device's address", local_address));
   return make(std::move(anchor));
 }
 
@@ -110,12 +111,12 @@ Result<std::shared_ptr<RdmaDomain>> RdmaDomain::towards(const std::string& addre
   GESTALT_ASSIGN(auto anchor, RdmaId::make());
   GESTALT_ASSIGN(auto peer, RdmaAddress::parse(address, 1));
   deadline = std::min(deadline, deadline_in(kResolveTimeout));
-  std::string what = std::format("no RDMA device leads to {}", address);
+  std::string what = formatted("no RDMA device leads to {}", address);
   if (::rdma_resolve_addr(anchor.id.get(), nullptr, peer.get(), remaining_milliseconds(deadline)) !=
       0)
     return fail_errno(errno, what, kNoDevice);
   auto resolved = expect_rdma_event(*anchor.channel, RDMA_CM_EVENT_ADDR_RESOLVED, deadline);
-  if (!resolved) return no_rdma(std::format("{}: {}", what, resolved.error().message));
+  if (!resolved) return no_rdma(formatted("{}: {}", what, resolved.error().message));
   return make(std::move(anchor));
 }
 
@@ -123,9 +124,9 @@ Result<std::shared_ptr<RdmaDomain>> RdmaDomain::make(RdmaId anchor) {
   auto out = std::make_shared<RdmaDomain>();
   out->anchor_ = std::move(anchor);
   if (::ibv_query_device(out->context(), &out->limits_) != 0)
-    return fail_errno(errno, std::format("ask RDMA device {}", out->name()));
+    return fail_errno(errno, formatted("ask RDMA device {}", out->name()));
   out->pd_.reset(::ibv_alloc_pd(out->context()));
-  if (!out->pd_) return fail_errno(errno, std::format("use RDMA device {}", out->name()));
+  if (!out->pd_) return fail_errno(errno, formatted("use RDMA device {}", out->name()));
   return out;
 }
 
@@ -142,9 +143,9 @@ Error registration_error(int error_number, std::size_t bytes) {
     return fail_errno(error_number, "register memory for RDMA").error();
   std::string most = limit.rlim_cur == RLIM_INFINITY
                          ? "there is no limit but memory itself"
-                         : std::format("{} KiB may be locked", limit.rlim_cur >> 10);
+                         : formatted("{} KiB may be locked", limit.rlim_cur >> 10);
   return {ErrorCode::kNoSpace,
-          std::format("cannot lock {} KiB of memory for RDMA: {}", bytes >> 10, most),
+          formatted("cannot lock {} KiB of memory for RDMA: {}", bytes >> 10, most),
           "raise LimitMEMLOCK= of gestaltd.service (ulimit -l), or use --transport tcp"};
 }
 

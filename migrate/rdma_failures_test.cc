@@ -16,6 +16,7 @@
 #include <future>
 #include <thread>
 
+#include "common/format.h"
 #include "migrate/page_wire.h"
 #include "migrate/rdma_rig.h"
 
@@ -144,7 +145,7 @@ TEST(RdmaPeer, PlaysItsPart) {
 class Peer {
  public:
   Peer(const std::string& part, const std::string& address, std::uint16_t port) {
-    std::string variable = std::format("{}={} {} {}", kPeerVariable, part, address, port);
+    std::string variable = formatted("{}={} {} {}", kPeerVariable, part, address, port);
     std::string filter = "--gtest_filter=RdmaPeer.PlaysItsPart";
     char name[] = "peer";
     char* arguments[] = {name, filter.data(), nullptr};
@@ -361,7 +362,7 @@ TEST(RdmaMemory, TooLittleThatMayBeLockedIsAnErrorWithARemedy) {
       auto region = RdmaRegion::make(*domain, 1U << 20, IBV_ACCESS_REMOTE_READ);
       ASSERT_FALSE(region) << limit;
       EXPECT_EQ(region.error().code, ErrorCode::kNoSpace) << region.error().text();
-      EXPECT_NE(region.error().message.find(std::format("{} KiB may be locked", limit >> 10)),
+      EXPECT_NE(region.error().message.find(formatted("{} KiB may be locked", limit >> 10)),
                 std::string::npos)
           << region.error().text();
       EXPECT_NE(region.error().remedy.find("LimitMEMLOCK"), std::string::npos);

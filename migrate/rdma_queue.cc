@@ -7,6 +7,8 @@
 #include <array>
 #include <cerrno>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -29,9 +31,9 @@ std::string why(ibv_wc_status status) {
     case IBV_WC_REM_ACCESS_ERR:
     case IBV_WC_REM_INV_REQ_ERR:
     case IBV_WC_REM_OP_ERR:
-      return std::format("the other node's memory cannot be read: {}", ::ibv_wc_status_str(status));
+      return formatted("the other node's memory cannot be read: {}", ::ibv_wc_status_str(status));
     default:
-      return std::format("RDMA: {}", ::ibv_wc_status_str(status));
+      return formatted("RDMA: {}", ::ibv_wc_status_str(status));
   }
 }
 
@@ -198,7 +200,7 @@ void RdmaQueue::handle(const RdmaEvent& event) {
     case RDMA_CM_EVENT_TIMEWAIT_EXIT:
       return;
     default:
-      return fail_with({ErrorCode::kUnavailable, std::format("RDMA: {}", text), {}});
+      return fail_with({ErrorCode::kUnavailable, formatted("RDMA: {}", text), {}});
   }
 }
 

@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/rdma_stream.h"
 
 namespace gestalt {
@@ -76,7 +77,7 @@ class RdmaTransport final : public Transport {
     GESTALT_ASSIGN(auto where, RdmaAddress::parse(address, port));
     if (::rdma_bind_addr(id.id.get(), where.get()) != 0 ||
         ::rdma_listen(id.id.get(), kBacklog) != 0)
-      return fail_errno(errno, std::format("listen on {} port {} by RDMA", address, port));
+      return fail_errno(errno, formatted("listen on {} port {} by RDMA", address, port));
     GESTALT_ASSIGN(auto wake, make_pipe());
     return std::make_unique<RdmaListener>(std::move(id), domain_, std::move(wake));
   }
@@ -86,7 +87,7 @@ class RdmaTransport final : public Transport {
     auto stream = try_to_connect(address, port, deadline);
     if (stream) return stream;
     return std::unexpected(
-        std::move(stream).error().in(std::format("connect to {} port {} by RDMA", address, port)));
+        std::move(stream).error().in(formatted("connect to {} port {} by RDMA", address, port)));
   }
 
  private:

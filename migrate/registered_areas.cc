@@ -4,11 +4,12 @@
 #include <sstream>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 
 Result<std::vector<std::pair<std::uint64_t, std::uint64_t>>> read_registered_areas(pid_t pid) {
-  GESTALT_ASSIGN(auto text, read_file(std::format("/proc/{}/smaps", pid), 64U << 20));
+  GESTALT_ASSIGN(auto text, read_file(formatted("/proc/{}/smaps", pid), 64U << 20));
   std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
   std::pair<std::uint64_t, std::uint64_t> area;
   std::istringstream lines(text);

@@ -10,11 +10,11 @@
 
 #include <charconv>
 #include <cstring>
-#include <format>
 #include <sstream>
 #include <thread>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -111,7 +111,7 @@ std::uint64_t socket_inode(std::string_view link) {
 
 SocketTables read_socket_tables(const std::string& proc, pid_t pid) {
   SocketTables tables;
-  auto path = [&](const char* table) { return std::format("{}/{}/net/{}", proc, pid, table); };
+  auto path = [&](const char* table) { return formatted("{}/{}/net/{}", proc, pid, table); };
   for (const char* table :
        {"tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6"})
     for_each_inode(path(table), kInternetColumn,
@@ -122,7 +122,7 @@ SocketTables read_socket_tables(const std::string& proc, pid_t pid) {
   for_each_inode(path("unix"), kUnixColumn, [&](auto inode) { tables.unix_peers[inode] = 0; });
   // A thread's doing: we stay where we are.
   std::thread([&] {
-    auto network = open_file(std::format("{}/{}/ns/net", proc, pid), O_RDONLY);
+    auto network = open_file(formatted("{}/{}/ns/net", proc, pid), O_RDONLY);
     if (network && ::setns(network->get(), CLONE_NEWNET) == 0) read_peers(tables);
   }).join();
   return tables;

@@ -1,5 +1,6 @@
 #include "migrate/soft_dirty_tracker.h"
 
+#include "common/format.h"
 #include "common/proc.h"
 #include "migrate/memory_map.h"
 #include "migrate/pagemap_scan.h"
@@ -44,7 +45,7 @@ Result<PageSet> read_soft_dirty(pid_t pid, bool all) {
 }
 
 Result<void> clear_soft_dirty(pid_t pid) {
-  return write_control_file(std::format("/proc/{}/clear_refs", pid), "4");
+  return write_control_file(formatted("/proc/{}/clear_refs", pid), "4");
 }
 
 Result<PageSet> SoftDirtyTracker::harvest(pid_t pid) {
@@ -60,7 +61,7 @@ Result<PageSet> SoftDirtyTracker::harvest_frozen(pid_t pid) {
   auto stat = read_stat("/proc", pid);
   if (!stat || stat->state == 'Z' || stat->state == 'X') {
     known_.erase(pid);
-    return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+    return fail(ErrorCode::kGone, formatted("process {} has ended", pid));
   }
   auto found = known_.find(pid);
   return read_soft_dirty(pid, found == known_.end() || found->second != stat->start_ticks);

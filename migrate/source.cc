@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "common/fault.h"
+#include "common/format.h"
 #include "common/log.h"
 #include "migrate/blockers.h"
 #include "migrate/criu_limits.h"
@@ -56,8 +57,8 @@ void MigrationSource::enter(SourceState state) {
 }
 
 void MigrationSource::mark(std::string_view step) {
-  timeline_ += std::format("{}{} {:.1f}", timeline_.empty() ? "" : ", ", step,
-                           seconds_between(frozen_at_, Clock::now()) * 1e3);
+  timeline_ += formatted("{}{} {:.1f}", timeline_.empty() ? "" : ", ", step,
+                         seconds_between(frozen_at_, Clock::now()) * 1e3);
 }
 
 bool MigrationSource::is_cancelled() {
@@ -121,7 +122,7 @@ Result<void> MigrationSource::send_file_cache() {
 Result<void> MigrationSource::prepare_dump() {
   GESTALT_ASSIGN(auto directory,
                  ImageDirectory::create(parameters_.image_directory,
-                                        std::format("m-{}-source", parameters_.migration_id)));
+                                        formatted("m-{}-source", parameters_.migration_id)));
   images_ = std::make_unique<ImageDirectory>(std::move(directory));
   GESTALT_ASSIGN(image_fd_, open_file(images_->path(), O_RDONLY | O_DIRECTORY));
   CriuStart start;
@@ -133,7 +134,7 @@ Result<void> MigrationSource::prepare_dump() {
     start.state_only = true;
     start.smaps_directory = smaps_directory();
     if (::mkdir(start.smaps_directory.c_str(), 0700) != 0)
-      return fail_errno(errno, std::format("make {}", start.smaps_directory));
+      return fail_errno(errno, formatted("make {}", start.smaps_directory));
   }
   GESTALT_ASSIGN(auto criu, CriuClient::start(start));
   criu_.emplace(std::move(criu));
@@ -183,7 +184,7 @@ void MigrationSource::prepare_zero_copy() {
 std::string MigrationSource::external_network(int descriptor) {
   struct stat info{};
   (void)::fstat(descriptor, &info);
-  return std::format("net[{}]:{}", info.st_ino, kUnitNetworkKey);
+  return formatted("net[{}]:{}", info.st_ino, kUnitNetworkKey);
 }
 
 // CRIU takes image_fd for a descriptor of ours.
@@ -328,7 +329,7 @@ Result<void> MigrationSource::send_state() {
 
 Result<void> MigrationSource::write_traits() {
   auto text = encode_traits(read_traits(tree_.pids));
-  GESTALT_ASSIGN(auto file, open_file(std::format("{}/{}", images_->path(), kTraitsFile),
+  GESTALT_ASSIGN(auto file, open_file(formatted("{}/{}", images_->path(), kTraitsFile),
                                       O_WRONLY | O_CREAT | O_EXCL, 0600));
   return write_all(file.get(), std::as_bytes(std::span(text)), parameters_.deadline);
 }

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/proc.h"
 #include "migrate/criu_image.h"
 #include "migrate/memory_map.h"
@@ -22,10 +23,10 @@ constexpr std::size_t kMaxSmapsBytes = 1U << 30;
 constexpr std::uint64_t kSmapsWorthBytes = 64U << 20;
 
 Result<PageSet> missing_pages_of(const std::string& directory, std::uint32_t pid) {
-  GESTALT_ASSIGN(auto mm, read_file(std::format("{}/mm-{}.img", directory, pid), kMaxImageBytes));
+  GESTALT_ASSIGN(auto mm, read_file(formatted("{}/mm-{}.img", directory, pid), kMaxImageBytes));
   GESTALT_ASSIGN(auto areas, parse_lazy_areas(mm));
   GESTALT_ASSIGN(auto content,
-                 read_file(std::format("{}/pagemap-{}.img", directory, pid), kMaxImageBytes));
+                 read_file(formatted("{}/pagemap-{}.img", directory, pid), kMaxImageBytes));
   GESTALT_ASSIGN(auto eager, parse_eager_pages(content));
   GESTALT_ASSIGN(auto pagemap, Pagemap::open(static_cast<pid_t>(pid)));
   PageSet pages;
@@ -37,7 +38,7 @@ Result<PageSet> missing_pages_of(const std::string& directory, std::uint32_t pid
 }
 
 std::string stored_smaps(const std::string& directory, pid_t pid) {
-  return std::format("{}/smaps-{}", directory, pid);
+  return formatted("{}/smaps-{}", directory, pid);
 }
 
 // What CRIU takes from smaps: the areas, and of their flags those that do not come from our own
@@ -81,7 +82,7 @@ Result<std::map<std::uint32_t, PageSet>> read_missing_pages(const std::string& d
     if (!pages) return std::unexpected(std::move(pages).error().in(name));
     out[pid] = std::move(*pages);
   }
-  if (error) return fail_errno(error.value(), std::format("list {}", directory));
+  if (error) return fail_errno(error.value(), formatted("list {}", directory));
   return out;
 }
 
@@ -91,7 +92,7 @@ Result<void> snapshot_smaps(const std::vector<pid_t>& pids, const std::string& d
     if (!stat && stat.error().code == ErrorCode::kGone) continue;
     if (!stat) return std::unexpected(std::move(stat).error());
     if (stat->resident_pages * kPageBytes < kSmapsWorthBytes) continue;
-    auto smaps = read_file(std::format("/proc/{}/smaps", pid), kMaxSmapsBytes);
+    auto smaps = read_file(formatted("/proc/{}/smaps", pid), kMaxSmapsBytes);
     // Without a snapshot CRIU reads for itself.
     if (smaps && !smaps->empty())
       GESTALT_TRY(replace_file(stored_smaps(directory, pid), *smaps, 0600));
@@ -104,7 +105,7 @@ Result<bool> smaps_unchanged(const std::vector<pid_t>& pids, const std::string& 
     auto stored = read_file(stored_smaps(directory, pid), kMaxSmapsBytes);
     if (!stored && stored.error().code == ErrorCode::kNotFound) continue;  // or was not used
     if (!stored) return std::unexpected(std::move(stored).error());
-    GESTALT_ASSIGN(auto smaps, read_file(std::format("/proc/{}/smaps", pid), kMaxSmapsBytes));
+    GESTALT_ASSIGN(auto smaps, read_file(formatted("/proc/{}/smaps", pid), kMaxSmapsBytes));
     if (essence(*stored) != essence(smaps)) return false;
   }
   return true;

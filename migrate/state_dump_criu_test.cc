@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/criu_client.h"
 #include "migrate/mm_image.h"
 #include "migrate/pagemap_image.h"
@@ -48,7 +49,7 @@ class StateDumpCriuTest : public testing::Test {
     if (::access(kStateDumpLibrary, R_OK) != 0) GTEST_SKIP() << "not installed here";
     // As gestalt-init does, where there is none.
     if (probe_state_dump() != StateDump::kStateOnly) GTEST_SKIP() << "no state-only dumps here";
-    directory_ = std::format("/run/state-dump-test-{}", ::getpid());
+    directory_ = formatted("/run/state-dump-test-{}", ::getpid());
     std::filesystem::create_directories(directory_ + "/smaps");
     board_ = static_cast<Board*>(
         ::mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
@@ -143,7 +144,7 @@ class StateDumpCriuTest : public testing::Test {
   }
 
   PageSet dumped() {
-    auto content = read_file(std::format("{}/images/pagemap-{}.img", directory_, child_));
+    auto content = read_file(formatted("{}/images/pagemap-{}.img", directory_, child_));
     return content ? parse_dumped_pages(*content).value() : PageSet();
   }
   PageSet missing() {
@@ -152,13 +153,13 @@ class StateDumpCriuTest : public testing::Test {
     return pages ? pages->at(static_cast<std::uint32_t>(child_)) : PageSet();
   }
   bool is_lazy(std::uint64_t at) {
-    auto content = read_file(std::format("{}/images/mm-{}.img", directory_, child_));
+    auto content = read_file(formatted("{}/images/mm-{}.img", directory_, child_));
     auto areas = parse_lazy_areas(*content);
     EXPECT_TRUE(areas) << areas.error().text();
     return std::ranges::any_of(*areas,
                                [at](auto area) { return area.start <= at && at < area.end; });
   }
-  std::string smaps_file() { return std::format("{}/smaps/smaps-{}", directory_, child_); }
+  std::string smaps_file() { return formatted("{}/smaps/smaps-{}", directory_, child_); }
 
   void expect_complete_dump(std::uint64_t plain_bytes, bool with_locked) {
     auto in_images = dumped();

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "common/format.h"
 #include "common/log.h"
 #include "common/paths.h"
 #include "common/proc.h"
@@ -27,7 +28,7 @@ constexpr char kContent = 0x5a;
 // A directory of its own, gone with it.
 class ScratchDirectory {
  public:
-  ScratchDirectory() : path_(std::format("{}/state-dump-{}", paths::kRunDirectory, ::getpid())) {
+  ScratchDirectory() : path_(formatted("{}/state-dump-{}", paths::kRunDirectory, ::getpid())) {
     std::error_code ignored;
     std::filesystem::create_directories(path_, ignored);
     (void)::chmod(path_.c_str(), 0700);
@@ -90,13 +91,13 @@ Result<void> dump_state_only(pid_t pid, const std::string& directory) {
 
 Result<void> try_state_dump() {
   if (::access(kStateDumpLibrary, R_OK) != 0)
-    return fail_errno(errno, std::format("find {}", kStateDumpLibrary));
+    return fail_errno(errno, formatted("find {}", kStateDumpLibrary));
   ScratchDirectory scratch;
   auto stdio = scratch.path() + "/stdio";
   ProbeChild child(kProbeBytes, [&](char* memory) { become_dumpable(stdio, memory); });
   if (child.pid() < 0) return fail(ErrorCode::kSystem, "cannot start a child");
   GESTALT_TRY(dump_state_only(child.pid(), scratch.path()));
-  auto image = std::format("{}/pagemap-{}.img", scratch.path(), child.pid());
+  auto image = formatted("{}/pagemap-{}.img", scratch.path(), child.pid());
   GESTALT_ASSIGN(auto content, read_file(image));
   GESTALT_ASSIGN(auto dumped, parse_dumped_pages(content));
   if (dumped.pages_in(child.start(), child.end()) != 0)

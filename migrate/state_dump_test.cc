@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/criu_image.h"
 #include "migrate/mm_image.h"
 #include "migrate/pagemap_image.h"
@@ -117,14 +118,14 @@ class StateDumpTest : public testing::Test {
   }
 
   static constexpr std::size_t kBytes = 80U << 20;
-  std::string directory_ = std::format("/tmp/state-dump-test-{}", ::getpid());
+  std::string directory_ = formatted("/tmp/state-dump-test-{}", ::getpid());
   void* memory_ = map_touched();
   std::uint64_t start_ = reinterpret_cast<std::uint64_t>(memory_);
   pid_t child_ = -1;
 };
 
 TEST_F(StateDumpTest, MissingPagesArePresentLazyAndNotDumped) {
-  auto name = [&](const char* kind) { return std::format("{}-{}.img", kind, child_); };
+  auto name = [&](const char* kind) { return formatted("{}-{}.img", kind, child_); };
   write(name("mm"),
         mm_image(area(start_, start_ + 0x10000, kPlain, kRegular) +
                  area(start_ + 0x10000, start_ + 0x20000, kPlain | MAP_LOCKED, kRegular)));
@@ -143,16 +144,16 @@ TEST_F(StateDumpTest, MissingPagesArePresentLazyAndNotDumped) {
 }
 
 TEST_F(StateDumpTest, SmapsOfLargeProcessesAreStoredAndCompared) {
-  auto file = std::format("{}/smaps-{}", directory_, child_);
+  auto file = formatted("{}/smaps-{}", directory_, child_);
   ASSERT_TRUE(snapshot_smaps({child_, 4194300}, directory_));
   EXPECT_TRUE(std::filesystem::exists(file));
   EXPECT_TRUE(smaps_unchanged({child_, 4194300}, directory_).value());
   auto text = *read_file(file);
   auto flags = text.find("VmFlags: rd wr");
   ASSERT_NE(flags, std::string::npos);
-  write(std::format("smaps-{}", child_), std::string(text).insert(flags + 9, "uw "));
+  write(formatted("smaps-{}", child_), std::string(text).insert(flags + 9, "uw "));
   EXPECT_TRUE(smaps_unchanged({child_}, directory_).value());
-  write(std::format("smaps-{}", child_), std::string(text).insert(flags + 9, "dd "));
+  write(formatted("smaps-{}", child_), std::string(text).insert(flags + 9, "dd "));
   EXPECT_FALSE(smaps_unchanged({child_}, directory_).value());
   std::filesystem::remove(file);
   EXPECT_TRUE(smaps_unchanged({child_}, directory_).value());

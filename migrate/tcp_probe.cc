@@ -9,11 +9,11 @@
 
 #include <charconv>
 #include <filesystem>
-#include <format>
 #include <set>
 #include <string>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -44,7 +44,7 @@ void probe_tcp_peers(const std::vector<pid_t>& pids) {
     Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!process) continue;
     std::error_code error;
-    for (std::filesystem::directory_iterator entry(std::format("/proc/{}/fd", pid), error), end;
+    for (std::filesystem::directory_iterator entry(formatted("/proc/{}/fd", pid), error), end;
          !error && entry != end; entry.increment(error)) {
       struct stat info{};
       if (::stat(entry->path().c_str(), &info) != 0 || !S_ISSOCK(info.st_mode) ||

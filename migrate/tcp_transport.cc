@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/transport.h"
 
 namespace gestalt {
@@ -35,7 +36,7 @@ Result<AddressInfo> parse_address(const std::string& address, std::uint16_t port
   hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
   addrinfo* found = nullptr;
   if (::getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &found) != 0)
-    return fail(ErrorCode::kInvalidArgument, std::format("\"{}\" is no IP address", address));
+    return fail(ErrorCode::kInvalidArgument, formatted("\"{}\" is no IP address", address));
   AddressInfo out;
   std::memcpy(&out.storage, found->ai_addr, found->ai_addrlen);
   out.length = found->ai_addrlen;
@@ -182,7 +183,7 @@ class TcpTransport final : public Transport {
     (void)::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&where.storage), where.length) != 0 ||
         ::listen(fd.get(), 8) != 0)
-      return fail_errno(errno, std::format("listen on {} port {}", address, port));
+      return fail_errno(errno, formatted("listen on {} port {}", address, port));
     sockaddr_storage bound{};
     socklen_t length = sizeof bound;
     if (::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &length) != 0)
@@ -197,7 +198,7 @@ class TcpTransport final : public Transport {
     GESTALT_ASSIGN(auto where, parse_address(address, port));
     Fd fd(::socket(where.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!fd) return fail_errno(errno, "make a TCP socket");
-    std::string what = std::format("connect to {} port {}", address, port);
+    std::string what = formatted("connect to {} port {}", address, port);
     if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&where.storage), where.length) != 0) {
       if (errno != EINPROGRESS) return fail_errno(errno, what);
       auto ready = wait_for(fd.get(), POLLOUT, deadline);

@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/proc.h"
 #include "migrate/dirty_tracker.h"
 #include "migrate/page_set.h"
@@ -141,7 +142,7 @@ inline bool reaches_state(pid_t pid, char state) {
 
 // All threads: one may still run when another has stopped.
 inline bool all_threads_stop(pid_t pid) {
-  auto threads = list_pids(std::format("/proc/{}/task", pid));
+  auto threads = list_pids(formatted("/proc/{}/task", pid));
   return threads && std::ranges::all_of(*threads, [](pid_t t) { return reaches_state(t, 'T'); });
 }
 

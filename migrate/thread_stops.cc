@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/format.h"
 #include "common/proc.h"
 
 namespace gestalt {
@@ -17,8 +18,8 @@ constexpr auto kStopTimeout = std::chrono::seconds(2);
 Result<void> ThreadStops::stop_all() {
   for (bool found = true; found;) {
     found = false;
-    auto threads = list_pids(std::format("/proc/{}/task", pid_));
-    if (!threads) return fail(ErrorCode::kGone, std::format("process {} has ended", pid_));
+    auto threads = list_pids(formatted("/proc/{}/task", pid_));
+    if (!threads) return fail(ErrorCode::kGone, formatted("process {} has ended", pid_));
     for (pid_t thread : *threads) {
       if (thread == pid_ || stopped_.contains(thread)) continue;
       GESTALT_TRY(stop(thread));
@@ -31,11 +32,11 @@ Result<void> ThreadStops::stop_all() {
 Result<void> ThreadStops::stop(pid_t thread) {
   if (::ptrace(PTRACE_SEIZE, thread, nullptr, PTRACE_O_TRACESYSGOOD) != 0) {
     if (errno == ESRCH) return {};  // it has ended meanwhile
-    return fail_errno(errno, std::format("trace thread {} of process {}", thread, pid_));
+    return fail_errno(errno, formatted("trace thread {} of process {}", thread, pid_));
   }
   stopped_.insert(thread);
   if (::ptrace(PTRACE_INTERRUPT, thread, nullptr, nullptr) != 0 && errno != ESRCH)
-    return fail_errno(errno, std::format("stop thread {} of process {}", thread, pid_));
+    return fail_errno(errno, formatted("stop thread {} of process {}", thread, pid_));
   for (auto deadline = deadline_in(kStopTimeout); Clock::now() < deadline;) {
     int status = 0;
     pid_t got = ::waitpid(thread, &status, __WALL | WNOHANG);
@@ -43,7 +44,7 @@ Result<void> ThreadStops::stop(pid_t thread) {
     ::usleep(200);
   }
   return fail(ErrorCode::kBusy,
-              std::format("thread {} of process {} cannot be stopped", thread, pid_));
+              formatted("thread {} of process {} cannot be stopped", thread, pid_));
 }
 
 void ThreadStops::reap() {

@@ -12,6 +12,7 @@
 #include <map>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -116,7 +117,7 @@ void forward_timers(const std::vector<pid_t>& pids) {
     Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!process) continue;
     for (const auto& entry :
-         std::filesystem::directory_iterator(std::format("/proc/{}/fd", pid), error)) {
+         std::filesystem::directory_iterator(formatted("/proc/{}/fd", pid), error)) {
       if (std::filesystem::read_symlink(entry.path(), error) != "anon_inode:[timerfd]") continue;
       std::string number = entry.path().filename();
       int remote = -1;

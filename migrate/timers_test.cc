@@ -10,6 +10,7 @@
 
 #include "common/clock.h"
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/test_image.h"
 
 namespace gestalt {
@@ -53,7 +54,7 @@ TEST(Timers, DamagedImagesAreRefused) {
 
 // What the kernel shows of the timer, before and after.
 std::string shown_value(int fd) {
-  std::ifstream info(std::format("/proc/self/fdinfo/{}", fd));
+  std::ifstream info(formatted("/proc/self/fdinfo/{}", fd));
   for (std::string line; std::getline(info, line);)
     if (line.starts_with("it_value:")) return line;
   return {};

@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <format>
 #include <memory>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/log.h"
 #include "common/proc.h"
 
@@ -108,7 +108,7 @@ bool take_process(std::string_view line, ProcessTraits& out) {
 Result<void> write_text(const std::string& path, const std::string& text) {
   GESTALT_ASSIGN(auto fd, open_file(path, O_WRONLY));
   if (::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    return fail_errno(errno, std::format("write {}", path));
+    return fail_errno(errno, formatted("write {}", path));
   return {};
 }
 
@@ -132,7 +132,7 @@ void set_thread(const ThreadTraits& thread, const std::vector<std::uint32_t>& av
   if (::syscall(SYS_ioprio_set, kWhoThread, thread.tid, thread.io_priority) != 0)
     warn(thread.tid, fail_errno(errno, "set the I/O priority of a thread"));
   if (thread.timer_slack_nanoseconds != 0)
-    warn(thread.tid, write_text(std::format("/proc/{}/timerslack_ns", thread.tid),
+    warn(thread.tid, write_text(formatted("/proc/{}/timerslack_ns", thread.tid),
                                 std::to_string(thread.timer_slack_nanoseconds)));
 }
 
@@ -142,8 +142,8 @@ std::vector<ProcessTraits> read_traits(const std::vector<pid_t>& pids) {
   auto available = cpus_of(0);
   std::vector<ProcessTraits> out;
   for (pid_t pid : pids) {
-    auto tids = list_pids(std::format("/proc/{}/task", pid));
-    auto filter = read_number<std::uint32_t>(std::format("/proc/{}/coredump_filter", pid), 16);
+    auto tids = list_pids(formatted("/proc/{}/task", pid));
+    auto filter = read_number<std::uint32_t>(formatted("/proc/{}/coredump_filter", pid), 16);
     if (!tids || !filter) continue;  // a zombie has none
     ProcessTraits process{.pid = pid,
                           .core_dump_filter = *filter,
@@ -152,7 +152,7 @@ std::vector<ProcessTraits> read_traits(const std::vector<pid_t>& pids) {
     for (pid_t tid : *tids) {
       auto priority = ::syscall(SYS_ioprio_get, kWhoThread, tid);
       if (priority < 0) continue;
-      auto slack = read_number<std::uint64_t>(std::format("/proc/{}/timerslack_ns", tid), 10);
+      auto slack = read_number<std::uint64_t>(formatted("/proc/{}/timerslack_ns", tid), 10);
       process.threads.push_back({.tid = tid,
                                  .timer_slack_nanoseconds = slack.value_or(0),
                                  .io_priority = static_cast<int>(priority),
@@ -164,7 +164,7 @@ std::vector<ProcessTraits> read_traits(const std::vector<pid_t>& pids) {
 }
 
 std::uint32_t read_personality(const std::string& proc, pid_t pid) {
-  return read_number<std::uint32_t>(std::format("{}/{}/personality", proc, pid), 16).value_or(0);
+  return read_number<std::uint32_t>(formatted("{}/{}/personality", proc, pid), 16).value_or(0);
 }
 
 std::uint32_t common_personality(const std::vector<ProcessTraits>& traits) {
@@ -175,8 +175,8 @@ void set_traits(const std::vector<ProcessTraits>& traits, const std::set<pid_t>&
   auto available = cpus_of(0);
   for (const auto& process : traits) {
     if (!threads.contains(process.pid)) continue;
-    warn(process.pid, write_text(std::format("/proc/{}/coredump_filter", process.pid),
-                                 std::format("{:#x}", process.core_dump_filter)));
+    warn(process.pid, write_text(formatted("/proc/{}/coredump_filter", process.pid),
+                                 formatted("{:#x}", process.core_dump_filter)));
     for (const auto& thread : process.threads)
       if (threads.contains(thread.tid)) set_thread(thread, available);
   }
@@ -194,13 +194,13 @@ std::vector<std::uint32_t> map_cpus(const std::vector<std::uint32_t>& places,
 std::string encode_traits(const std::vector<ProcessTraits>& traits) {
   std::string text;
   for (const auto& process : traits) {
-    text += std::format("p {} {} {}\n", process.pid, process.core_dump_filter, process.personality);
+    text += formatted("p {} {} {}\n", process.pid, process.core_dump_filter, process.personality);
     for (const auto& thread : process.threads) {
-      text += std::format("t {} {} {} ", thread.tid, thread.timer_slack_nanoseconds,
-                          thread.io_priority);
+      text +=
+          formatted("t {} {} {} ", thread.tid, thread.timer_slack_nanoseconds, thread.io_priority);
       if (!thread.cpus) text += '*';
       for (std::size_t i = 0; thread.cpus && i < thread.cpus->size(); ++i)
-        text += std::format("{}{}", i > 0 ? "," : "", (*thread.cpus)[i]);
+        text += formatted("{}{}", i > 0 ? "," : "", (*thread.cpus)[i]);
       text += '\n';
     }
   }

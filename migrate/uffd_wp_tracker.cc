@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "common/format.h"
 #include "common/proc.h"
 #include "migrate/injector.h"
 
@@ -16,9 +17,9 @@ namespace {
 Result<std::uint64_t> start_of(pid_t pid) {
   GESTALT_ASSIGN(auto stat, read_stat("/proc", pid));
   if (stat.state == 'Z' && stat.threads > 1)
-    return fail(ErrorCode::kBlocked, std::format("the main thread of process {} has ended", pid));
+    return fail(ErrorCode::kBlocked, formatted("the main thread of process {} has ended", pid));
   if (stat.state == 'Z' || stat.state == 'X')
-    return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+    return fail(ErrorCode::kGone, formatted("process {} has ended", pid));
   return stat.start_ticks;
 }
 
@@ -51,7 +52,7 @@ Result<UffdWpTracker::Tracked*> UffdWpTracker::follow(pid_t pid) {
     // The thread that was stopped may have gone alone, or by another thread's exec.
     auto now = start_of(pid);
     if (userfaultfd.error().code == ErrorCode::kGone && now && *now == *start)
-      userfaultfd.error() = {ErrorCode::kBusy, std::format("process {} is changing", pid),
+      userfaultfd.error() = {ErrorCode::kBusy, formatted("process {} is changing", pid),
                              "try again later"};
     return std::unexpected(std::move(userfaultfd).error());
   }
@@ -69,7 +70,7 @@ Result<PageSet> UffdWpTracker::harvest(pid_t pid) {
     if (pages) return std::move(*pages);
     tracked_.erase(pid);
   }
-  return fail(ErrorCode::kBusy, std::format("process {} runs one program after another", pid),
+  return fail(ErrorCode::kBusy, formatted("process {} runs one program after another", pid),
               "try again later");
 }
 

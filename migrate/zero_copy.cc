@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "common/fault.h"
+#include "common/format.h"
 #include "common/log.h"
 
 namespace gestalt {
@@ -21,7 +22,7 @@ constexpr std::uint64_t kGiveBytes = 256;       // at the scratch memory's begin
 
 // While it lives. Documentation/scheduler/sched-stats.rst.
 double cpu_seconds_of(pid_t pid) {
-  auto text = read_file(std::format("/proc/{}/schedstat", pid)).value_or("");
+  auto text = read_file(formatted("/proc/{}/schedstat", pid)).value_or("");
   std::uint64_t nanoseconds = 0;
   (void)std::from_chars(text.data(), text.data() + text.size(), nanoseconds);
   return static_cast<double>(nanoseconds) / 1e9;
@@ -154,7 +155,7 @@ Result<ZeroCopyRegistration> ZeroCopySource::register_pages(const PageSet& wante
     out.stats_.refused[static_cast<std::size_t>(ZeroCopyRefusal::kKernel)] += range.wanted_pages;
     if (i < calls.size() && calls[i].result < 0)
       out.stats_.trouble =
-          std::format("register memory: {}", std::strerror(static_cast<int>(-calls[i].result)));
+          formatted("register memory: {}", std::strerror(static_cast<int>(-calls[i].result)));
   }
   out.stats_.regions = out.regions_.size();
   out.stats_.plan_seconds = seconds_between(started, planned);

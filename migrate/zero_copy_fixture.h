@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "common/cgroup.h"
+#include "common/format.h"
 #include "migrate/test_victim.h"
 #include "migrate/zero_copy.h"
 #include "migrate/zero_copy_loopback.h"
@@ -47,7 +48,7 @@ inline char* map_filled(std::uint64_t bytes) {
 // What must be the same before and after.
 inline std::string look_of(pid_t pid) {
   auto read = [pid](const char* file) {
-    return read_file(std::format("/proc/{}/{}", pid, file)).value_or("?");
+    return read_file(formatted("/proc/{}/{}", pid, file)).value_or("?");
   };
   std::string out = read("maps") + read("limits") + read("cgroup");
   std::istringstream status(read("status"));
@@ -61,7 +62,7 @@ inline std::string look_of(pid_t pid) {
     if (line.starts_with("Anonymous:")) out += line + "\n";
   std::error_code ignored;
   for (const auto& entry :
-       std::filesystem::directory_iterator(std::format("/proc/{}/fd", pid), ignored))
+       std::filesystem::directory_iterator(formatted("/proc/{}/fd", pid), ignored))
     out += entry.path().filename().string() + " " +
            std::filesystem::read_symlink(entry.path(), ignored).string() + "\n";
   return out;
@@ -200,7 +201,7 @@ class ZeroCopyTest : public testing::Test {
   void expect_it_works() {
     ASSERT_NO_FATAL_FAILURE(freeze_and_register());
     expect_all_registered();
-    EXPECT_EQ(kilobytes(std::format("/proc/{}/status", victim_->pid()), "VmPin"),
+    EXPECT_EQ(kilobytes(formatted("/proc/{}/status", victim_->pid()), "VmPin"),
               wanted_.pages() * 4);
     expect_content();
     release_and_thaw();

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "common/cgroup.h"
+#include "common/format.h"
 #include "common/log.h"
 #include "common/proc.h"
 #include "common/unix_socket.h"
@@ -24,13 +25,13 @@ constexpr int kReapTries = 100;
 
 // What would make its clones noticed, or its pids others than ours.
 Result<void> refuse_unsuitable(pid_t pid) {
-  auto text = read_file(std::format("/proc/{}/status", pid));
-  if (!text) return fail(ErrorCode::kGone, std::format("process {} does not exist", pid));
+  auto text = read_file(formatted("/proc/{}/status", pid));
+  if (!text) return fail(ErrorCode::kGone, formatted("process {} does not exist", pid));
   // The kernel would map one for each clone, into the process's memory.
   if (status_field(*text, "x86_Thread_features").contains("shstk"))
-    return fail(ErrorCode::kBlocked, std::format("process {} has a shadow stack", pid));
+    return fail(ErrorCode::kBlocked, formatted("process {} has a shadow stack", pid));
   if (status_field(*text, "NSpid").contains('\t'))
-    return fail(ErrorCode::kBlocked, std::format("process {} is in another pid namespace", pid));
+    return fail(ErrorCode::kBlocked, formatted("process {} is in another pid namespace", pid));
   return {};
 }
 
@@ -57,7 +58,7 @@ Result<Injector> clone_adopted(pid_t pid) {
 }
 
 std::string group_of(const std::string& pid) {
-  return read_file(std::format("/proc/{}/cgroup", pid)).value_or("");
+  return read_file(formatted("/proc/{}/cgroup", pid)).value_or("");
 }
 
 // What recvmsg(2) needs, at an address of the process.
@@ -85,7 +86,7 @@ Result<void> read_memory_of(pid_t pid, std::uint64_t address, std::span<std::byt
   iovec ours{into.data(), into.size()};
   iovec theirs{reinterpret_cast<void*>(address), into.size()};
   if (::process_vm_readv(pid, &ours, 1, &theirs, 1, 0) != static_cast<ssize_t>(into.size()))
-    return fail_errno(errno, std::format("read the memory of process {}", pid));
+    return fail_errno(errno, formatted("read the memory of process {}", pid));
   return {};
 }
 
@@ -93,7 +94,7 @@ Result<void> write_memory_of(pid_t pid, std::uint64_t address, std::span<const s
   iovec ours{const_cast<std::byte*>(from.data()), from.size()};
   iovec theirs{reinterpret_cast<void*>(address), from.size()};
   if (::process_vm_writev(pid, &ours, 1, &theirs, 1, 0) != static_cast<ssize_t>(from.size()))
-    return fail_errno(errno, std::format("write to the memory of process {}", pid));
+    return fail_errno(errno, formatted("write to the memory of process {}", pid));
   return {};
 }
 
@@ -128,8 +129,7 @@ Result<void> ZeroCopyKeeper::live(const std::function<void()>& serve) {
   for (auto [number, last] : {std::pair{long{SYS_close_range}, std::uint64_t{~0U}},
                               std::pair{long{SYS_setsid}, std::uint64_t{0}}}) {
     GESTALT_ASSIGN(auto result, keeper.call(number, {0, last, CLOSE_RANGE_UNSHARE}));
-    if (result < 0)
-      return fail_errno(static_cast<int>(-result), std::format("set up task {}", pid_));
+    if (result < 0) return fail_errno(static_cast<int>(-result), formatted("set up task {}", pid_));
   }
   serve();
   while (!mappings_.empty()) {
@@ -144,12 +144,11 @@ Result<void> ZeroCopyKeeper::live(const std::function<void()>& serve) {
 // A relative that adopts orphans would see a child of which it knows nothing.
 Result<void> ZeroCopyKeeper::check_parent() const {
   auto stat = read_stat("/proc", pid_);
-  if (!stat) return fail(ErrorCode::kGone, std::format("process {} has ended", pid_));
+  if (!stat) return fail(ErrorCode::kGone, formatted("process {} has ended", pid_));
   auto theirs = group_of(std::to_string(process_));
   if (theirs != group_of("self") && theirs == group_of(std::to_string(stat->parent_pid)))
-    return fail(
-        ErrorCode::kBlocked,
-        std::format("process {} adopts orphans (PR_SET_CHILD_SUBREAPER)", stat->parent_pid));
+    return fail(ErrorCode::kBlocked,
+                formatted("process {} adopts orphans (PR_SET_CHILD_SUBREAPER)", stat->parent_pid));
   return {};
 }
 
@@ -190,8 +189,7 @@ Result<std::uint64_t> ZeroCopyKeeper::map(std::uint64_t bytes, int protection) {
   }));
   if (!mapped) return std::unexpected(std::move(mapped).error());
   if (*mapped < 0 && *mapped >= -4095)
-    return fail_errno(static_cast<int>(-*mapped),
-                      std::format("map memory of process {}", process_));
+    return fail_errno(static_cast<int>(-*mapped), formatted("map memory of process {}", process_));
   return static_cast<std::uint64_t>(*mapped);
 }
 

@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "common/cgroup.h"
+#include "common/format.h"
 #include "migrate/test_victim.h"
 #include "migrate/zero_copy_verbs.h"
 
@@ -16,7 +17,7 @@ namespace gestalt {
 namespace {
 
 std::string proc(pid_t pid, const char* file) {
-  return read_file(std::format("/proc/{}/{}", pid, file)).value_or("?");
+  return read_file(formatted("/proc/{}/{}", pid, file)).value_or("?");
 }
 
 bool ends(pid_t pid) {
@@ -62,10 +63,10 @@ TEST_F(ZeroCopyKeeperTest, IsAnotherProcessOnTheSameMemory) {
   EXPECT_NE(keeper->pid(), victim_.pid());
   EXPECT_EQ(keeper->call(SYS_getpid, {}).value_or(0), keeper->pid());
   EXPECT_EQ(proc(keeper->pid(), "maps"), maps_);
-  auto children = std::format("task/{}/children", victim_.pid());
+  auto children = formatted("task/{}/children", victim_.pid());
   EXPECT_EQ(proc(victim_.pid(), children.c_str()), "");
   EXPECT_EQ(
-      std::distance(std::filesystem::directory_iterator(std::format("/proc/{}/fd", keeper->pid())),
+      std::distance(std::filesystem::directory_iterator(formatted("/proc/{}/fd", keeper->pid())),
                     std::filesystem::directory_iterator()),
       0);
   auto stat = read_stat("/proc", keeper->pid());

@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <ctime>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -32,7 +34,7 @@ Result<std::unique_ptr<ZeroCopyLoopback>> ZeroCopyLoopback::open(const std::stri
   std::unique_ptr<ZeroCopyLoopback> out(new ZeroCopyLoopback());
   out->context_.reset(open_context(name));
   if (!out->context_)
-    return fail(ErrorCode::kNotFound, std::format("there is no RDMA device {}", name));
+    return fail(ErrorCode::kNotFound, formatted("there is no RDMA device {}", name));
   out->domain_.reset(::ibv_alloc_pd(out->context_.get()));
   if (!out->domain_) return fail_verbs("make a protection domain");
   out->completions_.reset(
@@ -168,8 +170,7 @@ Result<void> ZeroCopyLoopback::read_all(std::uint64_t remote, std::uint32_t key,
     if (done.status == IBV_WC_REM_ACCESS_ERR)
       return fail(ErrorCode::kPermission, "the remote memory is not registered (any more)");
     if (done.status != IBV_WC_SUCCESS)
-      return fail(ErrorCode::kUnavailable,
-                  std::format("read: {}", ::ibv_wc_status_str(done.status)));
+      return fail(ErrorCode::kUnavailable, formatted("read: {}", ::ibv_wc_status_str(done.status)));
   }
   return {};
 }

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "migrate/memory_map.h"
 
 namespace gestalt {
@@ -210,8 +211,8 @@ std::string_view name_of(ZeroCopyRefusal refusal) {
 Result<ZeroCopyPlan> plan_zero_copy(pid_t pid, const PageSet& wanted,
                                     const ZeroCopyLimits& limits) {
   GESTALT_ASSIGN(auto map, MemoryMap::open(pid));
-  auto pagemap = open_file(std::format("/proc/{}/pagemap", pid), O_RDONLY);
-  if (!pagemap) return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+  auto pagemap = open_file(formatted("/proc/{}/pagemap", pid), O_RDONLY);
+  if (!pagemap) return fail(ErrorCode::kGone, formatted("process {} has ended", pid));
   Planner planner(wanted, limits, std::move(*pagemap));
   for (auto next = wanted.next(0, kPageBytes); !next.empty();) {
     GESTALT_ASSIGN(auto area, map.find(next.start));

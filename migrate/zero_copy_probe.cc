@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/log.h"
 #include "migrate/probe_child.h"
 #include "migrate/zero_copy.h"
@@ -28,7 +29,7 @@ void fill(char* memory) {
 // Each line: the device, and why it does not work.
 std::string encode(const ZeroCopySupport& support) {
   std::string out;
-  for (const auto& [device, reason] : support) out += std::format("{} {}\n", device, reason);
+  for (const auto& [device, reason] : support) out += formatted("{} {}\n", device, reason);
   return out;
 }
 
@@ -48,8 +49,8 @@ Result<void> try_zero_copy(const std::string& device) {
                                                         deadline_in(kProbeTimeout)));
   if (!registered.staged().empty())
     return fail(ErrorCode::kUnavailable,
-                std::format("{} pages cannot be registered: {}", registered.staged().pages(),
-                            registered.stats().trouble));
+                formatted("{} pages cannot be registered: {}", registered.staged().pages(),
+                          registered.stats().trouble));
   std::vector<char> expected(kProbeBytes);
   std::vector<char> content(kProbeBytes);
   fill(expected.data());

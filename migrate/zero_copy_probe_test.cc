@@ -5,8 +5,9 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <format>
 #include <fstream>
+
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -21,7 +22,7 @@ class RdmaDevices : public ::testing::Test {
   }
 
   std::filesystem::path sysfs_ =
-      std::filesystem::temp_directory_path() / std::format("rdma-devices-{}", ::getpid());
+      std::filesystem::temp_directory_path() / formatted("rdma-devices-{}", ::getpid());
   std::filesystem::path verbs_ = sysfs_ / "class/infiniband_verbs";
 };
 

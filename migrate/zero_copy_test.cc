@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "common/child.h"
+#include "common/format.h"
 #include "migrate/criu_client.h"
 #include "migrate/memory_map.h"
 #include "migrate/rdma_rig.h"
@@ -135,7 +136,7 @@ TEST_F(ZeroCopyTest, OfHugePages) {
         return memory;
       },
       kBytes);
-  EXPECT_GT(kilobytes(std::format("/proc/{}/smaps_rollup", victim_->pid()), "AnonHugePages"), 0U);
+  EXPECT_GT(kilobytes(formatted("/proc/{}/smaps_rollup", victim_->pid()), "AnonHugePages"), 0U);
   expect_it_works();
 }
 
@@ -270,7 +271,7 @@ TEST_F(ZeroCopyTest, WhatIsSwappedOutStaysSo) {
         return memory;
       },
       kBytes);
-  auto status = std::format("/proc/{}/status", victim_->pid());
+  auto status = formatted("/proc/{}/status", victim_->pid());
   auto swapped = kilobytes(status, "VmSwap");
   ASSERT_GT(swapped, 0U);
   ASSERT_NO_FATAL_FAILURE(freeze_and_register());
@@ -413,7 +414,7 @@ TEST_F(ZeroCopyTest, TheKeeperIsKilled) {
 std::jthread kill_at_work(pid_t keeper) {
   return std::jthread([keeper](const std::stop_token& stop) {
     std::error_code ignored;
-    std::filesystem::path files = std::format("/proc/{}/fd", keeper);
+    std::filesystem::path files = formatted("/proc/{}/fd", keeper);
     while (std::filesystem::directory_iterator(files, ignored) ==
            std::filesystem::directory_iterator())
       if (stop.stop_requested()) return;
@@ -423,7 +424,7 @@ std::jthread kill_at_work(pid_t keeper) {
 
 // The task besides it that has this process's memory.
 pid_t keeper_of(pid_t pid) {
-  auto maps_of = [](pid_t each) { return read_file(std::format("/proc/{}/maps", each)); };
+  auto maps_of = [](pid_t each) { return read_file(formatted("/proc/{}/maps", each)); };
   auto maps = maps_of(pid).value_or("?");
   for (pid_t each : list_pids("/proc").value_or(std::vector<pid_t>()))
     if (each != pid && maps_of(each).value_or("") == maps) return each;
@@ -432,7 +433,7 @@ pid_t keeper_of(pid_t pid) {
 
 TEST_F(ZeroCopyTest, TheKeeperIsKilledAtWork) {
   start([] { return map_filled(kBufferBytes); }, kBufferBytes);
-  auto status = std::format("/proc/{}/status", victim_->pid());
+  auto status = formatted("/proc/{}/status", victim_->pid());
   auto size = kilobytes(status, "VmSize");
   while (true) {  // it may be ready before it is hit
     ASSERT_NO_FATAL_FAILURE(prepare());
@@ -458,7 +459,7 @@ TEST_F(ZeroCopyTest, AKeeperOfAUnitIsKilledAtWork) {
   auto domain = RdmaDomain::at(rdma.address);
   ASSERT_TRUE(domain) << domain.error().text();
   start([] { return map_filled(kBufferBytes); }, kBufferBytes);
-  auto status = std::format("/proc/{}/status", victim_->pid());
+  auto status = formatted("/proc/{}/status", victim_->pid());
   auto size = kilobytes(status, "VmSize");
   std::optional<ZeroCopyUnit> unit;
   while (kilobytes(status, "VmSize") == size) {
@@ -526,7 +527,7 @@ TEST_F(ZeroCopyTest, TheDeviceRefuses) {
 TEST_F(ZeroCopyTest, AGroupHasALimit) {
   auto mount = cgroup2_mount();
   auto limit = [&](const char* group, const char* text) {
-    return mount && write_control_file(std::format("{}/gestalt/{}/rdma.max", *mount, group),
+    return mount && write_control_file(formatted("{}/gestalt/{}/rdma.max", *mount, group),
                                        loopback_->name() + " " + text);
   };
   if (mount) (void)write_control_file(*mount + "/gestalt/cgroup.subtree_control", "+rdma");
@@ -578,7 +579,7 @@ TEST_F(ZeroCopyTest, WithCriu) {
   options.set_leave_running(true);
   options.set_manage_cgroups_mode(IGNORE);
   options.set_manage_cgroups(true);
-  auto status = std::format("/proc/{}/status", *pid);
+  auto status = formatted("/proc/{}/status", *pid);
   std::uint64_t resident = 0;
   auto on_notify = [&](std::string_view script) -> Result<void> {
     if (script != "post-dump") return {};
@@ -640,7 +641,7 @@ TEST_P(ZeroCopyFaultTest, Fails) {
   try_all();
   ::unsetenv("GESTALT_FAULT");
   thaw();
-  EXPECT_EQ(kilobytes(std::format("/proc/{}/status", victim_->pid()), "VmPin"), 0U);
+  EXPECT_EQ(kilobytes(formatted("/proc/{}/status", victim_->pid()), "VmPin"), 0U);
 }
 
 TEST_P(ZeroCopyFaultTest, Crashes) {
@@ -651,7 +652,7 @@ TEST_P(ZeroCopyFaultTest, Crashes) {
     auto own = ZeroCopyLoopback::open("");
     if (!own) ::_exit(1);
     loopback_ = own->get();
-    ::setenv("GESTALT_FAULT", std::format("{}:exit", GetParam()).c_str(), 1);
+    ::setenv("GESTALT_FAULT", formatted("{}:exit", GetParam()).c_str(), 1);
     try_all();
     ::_exit(2);
   }
@@ -676,7 +677,7 @@ TEST_F(ZeroCopyTest, Probe) {
   for (const auto& device : rdma_devices()) EXPECT_TRUE(support.contains(device)) << device;
   EXPECT_EQ(rdma_devices().size(), support.size());
   // What did not work is tried again, and what is gone is forgotten.
-  auto stale = std::format("gone0 \n{} not now\n", loopback_->name());
+  auto stale = formatted("gone0 \n{} not now\n", loopback_->name());
   ASSERT_TRUE(replace_file(kZeroCopyFile, stale, 0644));
   EXPECT_EQ(probe_zero_copy(), support);
   EXPECT_EQ(known_zero_copy(), support);

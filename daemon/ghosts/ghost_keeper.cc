@@ -14,6 +14,7 @@
 #include <ctime>
 #include <utility>
 
+#include "common/format.h"
 #include "common/log.h"
 #include "common/raw_clone.h"
 #include "daemon/ghosts/ghost_stub.h"
@@ -147,7 +148,7 @@ Result<void> GhostKeeper::start_ghost(Entry& entry) {
   arguments.set_tid_size = 1;
   long made = clone_and_call(arguments, run_ghost, &slot);
   if (made < 0)
-    return fail_errno(static_cast<int>(-made), std::format("make a ghost of pid {}", wanted));
+    return fail_errno(static_cast<int>(-made), formatted("make a ghost of pid {}", wanted));
   // What is sent to our group is not for ghosts.
   (void)::setpgid(wanted, wanted);
   return {};
@@ -200,7 +201,7 @@ Result<void> GhostKeeper::await_ready(Entry& entry, Deadline deadline) {
   auto why = slot.state.load() == kGhostRefused ? slot.refused_errno : ETIMEDOUT;
   kill_ghost(entry);
   (void)await_gone(entry, deadline_in(kLeaveTimeout));
-  return fail_errno(why, std::format("give pid {}'s ghost to user {}", pid, slot.uid));
+  return fail_errno(why, formatted("give pid {}'s ghost to user {}", pid, slot.uid));
 }
 
 bool GhostKeeper::adjust(Entry& entry, const Ghost& wish) {

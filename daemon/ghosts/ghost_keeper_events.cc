@@ -12,6 +12,7 @@
 #include <set>
 #include <utility>
 
+#include "common/format.h"
 #include "common/log.h"
 #include "daemon/ghosts/ghost_keeper.h"
 
@@ -157,7 +158,7 @@ void GhostKeeper::settle(pid_t group) {
 void GhostKeeper::on_end(Entry& entry, const siginfo_t& info) {
   pid_t pid = info.si_pid;
   if (entry.slot->leave.load() != 0 || entry.killed_by_us) return forget(pid);
-  Result<void> again = fail(ErrorCode::kInternal, std::format("it ended, {}", info.si_status));
+  Result<void> again = fail(ErrorCode::kInternal, formatted("it ended, {}", info.si_status));
   if (info.si_code == CLD_KILLED && info.si_status == SIGKILL) {
     GhostSlots::reset(*entry.slot);
     entry.stopped = false;
@@ -231,7 +232,7 @@ Result<void> GhostKeeper::await_gone(Entry& entry, Deadline deadline) {
       take_records();  // or it might find no room for the rest
       continue;
     }
-    if (late) return fail(ErrorCode::kTimeout, std::format("cannot end the ghost of pid {}", pid));
+    if (late) return fail(ErrorCode::kTimeout, formatted("cannot end the ghost of pid {}", pid));
     late = true;
     kill_ghost(entry);
     deadline = deadline_in(std::chrono::milliseconds(100));

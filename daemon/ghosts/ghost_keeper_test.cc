@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <csignal>
 
+#include "common/format.h"
 #include "daemon/ghosts/ghost_fixture.h"
 
 namespace gestalt {
@@ -16,7 +17,7 @@ namespace {
 constexpr pid_t kFirst = 10'000;
 
 std::string status_line(pid_t pid, const std::string& name) {
-  auto text = read_file(std::format("/proc/{}/status", pid));
+  auto text = read_file(formatted("/proc/{}/status", pid));
   auto start = text ? text->find("\n" + name + ":\t") : std::string::npos;
   if (start == std::string::npos) return {};
   start += name.size() + 3;
@@ -89,7 +90,7 @@ TEST(GhostKeeper, HasTheOwnersIdsAndNoCapabilities) {
 }
 
 std::string name_of(pid_t pid) {
-  auto text = read_file(std::format("/proc/{}/comm", pid));
+  auto text = read_file(formatted("/proc/{}/comm", pid));
   return text ? text->substr(0, text->size() - 1) : std::string();
 }
 

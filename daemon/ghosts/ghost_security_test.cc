@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <csignal>
 
+#include "common/format.h"
 #include "daemon/ghosts/ghost_fixture.h"
 
 namespace gestalt {
@@ -27,11 +28,11 @@ constexpr pid_t kRoots = 10'002;
 int error_of(long result) { return result < 0 ? errno : 0; }
 
 int open_errno(pid_t pid, const char* name, int flags) {
-  return error_of(::open(std::format("/proc/{}/{}", pid, name).c_str(), flags | O_CLOEXEC));
+  return error_of(::open(formatted("/proc/{}/{}", pid, name).c_str(), flags | O_CLOEXEC));
 }
 
 int read_errno(pid_t pid, const char* name) {
-  int fd = ::open(std::format("/proc/{}/{}", pid, name).c_str(), O_RDONLY | O_CLOEXEC);
+  int fd = ::open(formatted("/proc/{}/{}", pid, name).c_str(), O_RDONLY | O_CLOEXEC);
   char buffer[16];
   return fd < 0 ? errno : error_of(::read(fd, buffer, sizeof buffer));
 }

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "daemon/ghosts/ghost_fixture.h"
 
 namespace gestalt {
@@ -24,7 +25,7 @@ int queue_errno(pid_t pid, int signal) {
 }
 
 char state_of(pid_t pid) {
-  auto text = read_file(std::format("/proc/{}/stat", pid));
+  auto text = read_file(formatted("/proc/{}/stat", pid));
   auto end = text ? text->rfind(") ") : std::string::npos;
   return end == std::string::npos ? '?' : (*text)[end + 2];
 }

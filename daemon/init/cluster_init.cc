@@ -9,6 +9,7 @@
 #include <csignal>
 
 #include "common/child.h"
+#include "common/format.h"
 #include "common/log.h"
 #include "common/paths.h"
 #include "common/unix_socket.h"
@@ -25,7 +26,7 @@ constexpr auto kDevicesPoll = std::chrono::seconds(5);
 std::vector<std::string> helper_environment() {
   std::vector<std::string> out = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
   for (const char* name : {"GESTALT_LOG", "GESTALT_FAULT"})
-    if (const char* value = std::getenv(name)) out.push_back(std::format("{}={}", name, value));
+    if (const char* value = std::getenv(name)) out.push_back(formatted("{}={}", name, value));
   return out;
 }
 

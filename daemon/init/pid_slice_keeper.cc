@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "common/format.h"
 #include "common/log.h"
 
 namespace gestalt {
@@ -47,7 +48,7 @@ Result<void> PidSliceKeeper::rewind() {
 Result<void> PidSliceKeeper::set_slice(std::uint32_t first, std::uint32_t last) {
   constexpr std::uint32_t kPidMax = 1U << 22;
   if (first < 2 || last <= first + 2 * kMinimumBand || last >= kPidMax)
-    return fail(ErrorCode::kInvalidArgument, std::format("no pid slice: {} to {}", first, last));
+    return fail(ErrorCode::kInvalidArgument, formatted("no pid slice: {} to {}", first, last));
   if (first == first_ && last == last_) return {};
   first_ = first;
   last_ = last;

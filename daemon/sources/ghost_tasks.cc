@@ -1,10 +1,10 @@
 #include "daemon/sources/ghost_tasks.h"
 
-#include <format>
 #include <sstream>
 #include <vector>
 
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/proc.h"
 
 namespace gestalt {
@@ -12,7 +12,7 @@ namespace {
 
 std::vector<pid_t> children_of(const std::string& proc, pid_t pid) {
   std::vector<pid_t> children;
-  auto text = read_file(std::format("{}/{}/task/{}/children", proc, pid, pid), 64U << 20);
+  auto text = read_file(formatted("{}/{}/task/{}/children", proc, pid, pid), 64U << 20);
   if (!text) return children;
   std::istringstream numbers(*text);
   for (pid_t child = 0; numbers >> child;) children.push_back(child);

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -65,7 +67,7 @@ Result<NetlinkSocket> open_socket() {
   // A question costs what it costs to send and to receive it, no look ahead.
   ::nl_socket_disable_msg_peek(socket.get());
   if (int error = ::genl_connect(socket.get()); error < 0)
-    return fail(ErrorCode::kSystem, std::format("open netlink: {}", ::nl_geterror(error)));
+    return fail(ErrorCode::kSystem, formatted("open netlink: {}", ::nl_geterror(error)));
   (void)::nl_socket_set_msg_buf_size(socket.get(), kBufferBytes);
   timeval limit{.tv_sec = ModuleClient::kTimeout.count(), .tv_usec = 0};
   (void)::setsockopt(::nl_socket_get_fd(socket.get()), SOL_SOCKET, SO_RCVTIMEO, &limit,
@@ -98,8 +100,8 @@ Result<ModuleClient> ModuleClient::connect() {
   GESTALT_ASSIGN(auto status, client.status());
   if (status.api != GESTALT_GENL_VERSION)
     return fail(ErrorCode::kUnavailable,
-                std::format("the module gestalt speaks version {}, this program {}", status.api,
-                            GESTALT_GENL_VERSION),
+                formatted("the module gestalt speaks version {}, this program {}", status.api,
+                          GESTALT_GENL_VERSION),
                 "install the module of the same release");
   return client;
 }
@@ -122,12 +124,12 @@ Result<void> ModuleClient::request(int command, int flags, const std::function<b
   ::nl_cb_err(callbacks.get(), NL_CB_CUSTOM, on_error, &exchange);
   // A dump ends with its last message, all else with an acknowledgement.
   if (int sent = ::nl_send_auto(socket_.get(), message.get()); sent < 0)
-    return fail(ErrorCode::kSystem, std::format("ask the module: {}", ::nl_geterror(sent)));
+    return fail(ErrorCode::kSystem, formatted("ask the module: {}", ::nl_geterror(sent)));
   while (!exchange.done) {
     int received = ::nl_recvmsgs(socket_.get(), callbacks.get());
     if (received < 0 && !exchange.done)
       return fail(ErrorCode::kUnavailable,
-                  std::format("no answer of the module gestalt: {}", ::nl_geterror(received)));
+                  formatted("no answer of the module gestalt: {}", ::nl_geterror(received)));
   }
   if (exchange.error != 0) return module_error(exchange.error);
   return {};
@@ -196,11 +198,11 @@ Result<NetlinkGroup> join_netlink_group(const char* family, const char* group) {
   int number = ::genl_ctrl_resolve_grp(socket.get(), family, group);
   if (type < 0 || number < 0)
     return fail(ErrorCode::kUnavailable,
-                std::format("the kernel has no netlink group {} {}: {}", family, group,
-                            ::nl_geterror(std::min(type, number))));
+                formatted("the kernel has no netlink group {} {}: {}", family, group,
+                          ::nl_geterror(std::min(type, number))));
   if (int error = ::nl_socket_add_membership(socket.get(), number); error < 0)
-    return fail(ErrorCode::kSystem, std::format("join the netlink group {} {}: {}", family, group,
-                                                ::nl_geterror(error)));
+    return fail(ErrorCode::kSystem,
+                formatted("join the netlink group {} {}: {}", family, group, ::nl_geterror(error)));
   return NetlinkGroup{.socket = std::move(socket), .family = type};
 }
 

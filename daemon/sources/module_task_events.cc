@@ -4,9 +4,10 @@
 #include <poll.h>
 
 #include <array>
-#include <format>
 #include <system_error>
 #include <thread>
+
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -93,7 +94,7 @@ Result<void> ModuleTaskEvents::try_out() {
   try {
     std::thread([] {}).join();
   } catch (const std::system_error& error) {
-    return fail(ErrorCode::kUnavailable, std::format("start a thread: {}", error.what()));
+    return fail(ErrorCode::kUnavailable, formatted("start a thread: {}", error.what()));
   }
   if (!wait_for(descriptor(), POLLIN, deadline_in(kTrial)))
     return fail(ErrorCode::kUnavailable,

@@ -3,11 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <format>
 #include <sstream>
 
 #include "common/cgroup.h"
 #include "common/fd.h"
+#include "common/format.h"
 #include "common/proc.h"
 #include "daemon/sources/ghost_tasks.h"
 
@@ -37,7 +37,7 @@ Result<TaskRecord> record_of(const std::string& proc, const ProcessStat& stat) {
 
 std::uint32_t active_threads(const std::string& proc, const ProcessStat& stat) {
   if (stat.threads <= 1) return is_active(stat.state) ? 1 : 0;
-  std::string threads = std::format("{}/{}/task", proc, stat.pid);
+  std::string threads = formatted("{}/{}/task", proc, stat.pid);
   std::uint32_t active = 0;
   for (pid_t id : list_pids(threads).value_or(std::vector<pid_t>()))
     if (auto thread = read_stat(threads, id)) active += is_active(thread->state) ? 1U : 0U;
@@ -77,7 +77,7 @@ Result<Memory> parse_meminfo(const std::string& text) {
 Result<TaskRecord> read_task_record(const std::string& proc, pid_t pid) {
   GESTALT_ASSIGN(auto stat, read_stat(proc, pid));
   if (is_ghost_keeper(proc, stat.parent_pid))
-    return fail(ErrorCode::kGone, std::format("process {} runs on another node", pid));
+    return fail(ErrorCode::kGone, formatted("process {} runs on another node", pid));
   return record_of(proc, stat);
 }
 

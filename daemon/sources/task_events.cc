@@ -4,15 +4,15 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <format>
 
+#include "common/format.h"
 #include "common/proc.h"
 
 namespace gestalt {
 
 Result<PidNamespace> pid_namespace_of(const std::string& proc, pid_t pid) {
   struct stat status = {};
-  auto path = std::format("{}/{}/ns/pid", proc, pid);
+  auto path = formatted("{}/{}/ns/pid", proc, pid);
   if (::stat(path.c_str(), &status) != 0) return fail_errno(errno, "look at " + path);
   GESTALT_ASSIGN(auto ids, read_ids(proc, pid));
   auto levels = std::max<std::size_t>(ids.namespace_pids.size(), 1);

@@ -17,6 +17,7 @@
 #include <set>
 #include <sstream>
 
+#include "common/format.h"
 #include "common/log.h"
 #include "common/proc.h"
 #include "migrate/process_tree.h"
@@ -30,7 +31,7 @@ constexpr std::size_t kMaxArgumentBytes = 128U << 10;
 // The lines of /proc/PID/status.
 std::map<std::string, std::string> read_status(pid_t pid) {
   std::map<std::string, std::string> out;
-  std::istringstream lines(read_file(std::format("/proc/{}/status", pid)).value_or(""));
+  std::istringstream lines(read_file(formatted("/proc/{}/status", pid)).value_or(""));
   for (std::string line; std::getline(lines, line);)
     if (auto colon = line.find(':'); colon != std::string::npos)
       out[line.substr(0, colon)] = line.substr(colon + 1);
@@ -43,7 +44,7 @@ Result<wire::Identity> read_identity(pid_t pid) {
   wire::Identity out;
   std::uint32_t uid = 0, gid = 0;
   if (!(std::istringstream(status["Uid"]) >> uid) || !(std::istringstream(status["Gid"]) >> gid))
-    return fail(ErrorCode::kGone, std::format("process {} has ended", pid));
+    return fail(ErrorCode::kGone, formatted("process {} has ended", pid));
   out.set_uid(uid);
   out.set_gid(gid);
   std::istringstream groups(status["Groups"]);
@@ -72,12 +73,12 @@ bool is_of_view(const std::string& mount_point) {
 std::multiset<std::string> other_mounts(const std::string& process) {
   std::multiset<std::string> out;
   std::istringstream lines(
-      read_file(std::format("/proc/{}/mountinfo", process), 16U << 20).value_or(""));
+      read_file(formatted("/proc/{}/mountinfo", process), 16U << 20).value_or(""));
   for (std::string line; std::getline(lines, line);) {
     std::istringstream fields(line);
     std::string skipped, device, root, mount_point;
     fields >> skipped >> skipped >> device >> root >> mount_point;
-    if (!is_of_view(mount_point)) out.insert(std::format("{} {} {}", device, root, mount_point));
+    if (!is_of_view(mount_point)) out.insert(formatted("{} {} {}", device, root, mount_point));
   }
   return out;
 }
@@ -92,7 +93,7 @@ bool has_ended(pid_t pid) {
 }
 
 unsigned descriptor_flags(pid_t pid, int number) {
-  auto info = read_file(std::format("/proc/{}/fdinfo/{}", pid, number)).value_or("");
+  auto info = read_file(formatted("/proc/{}/fdinfo/{}", pid, number)).value_or("");
   auto at = info.find("flags:");
   unsigned flags = 0;
   if (at == std::string::npos) return 0;
@@ -102,7 +103,7 @@ unsigned descriptor_flags(pid_t pid, int number) {
 }
 
 std::vector<std::string> argv_of(pid_t pid) {
-  auto text = read_file(std::format("/proc/{}/cmdline", pid), 8U << 20).value_or("");
+  auto text = read_file(formatted("/proc/{}/cmdline", pid), 8U << 20).value_or("");
   text.resize(std::min(text.size(), kMaxArgumentBytes));
   std::vector<std::string> out;
   std::istringstream parts(text);
@@ -131,7 +132,7 @@ Result<void> AdoptedProcess::look() {
   GESTALT_ASSIGN(home_, Cgroup::of(pid_));
   // Any other mounts of its own it could not leave: pre-flight says so.
   if (other_mounts(std::to_string(pid_)) == other_mounts("self")) {
-    GESTALT_ASSIGN(mounts_, open_file(std::format("/proc/{}/ns/mnt", pid_), O_RDONLY));
+    GESTALT_ASSIGN(mounts_, open_file(formatted("/proc/{}/ns/mnt", pid_), O_RDONLY));
   }
   return {};
 }
@@ -151,7 +152,7 @@ Result<void> AdoptedProcess::take_tree() {
     }
     if (complete) return {};
   }
-  return fail(ErrorCode::kBusy, std::format("process {} starts others too fast", pid_),
+  return fail(ErrorCode::kBusy, formatted("process {} starts others too fast", pid_),
               "try again later");
 }
 
@@ -186,7 +187,7 @@ std::string AdoptedProcess::shared_file(int number) const {
   for (pid_t pid : home_->processes().value_or(std::vector<pid_t>())) {
     std::error_code ended;
     for (const auto& entry :
-         std::filesystem::directory_iterator(std::format("/proc/{}/fd", pid), ended)) {
+         std::filesystem::directory_iterator(formatted("/proc/{}/fd", pid), ended)) {
       struct stat info{};
       if (::stat(entry.path().c_str(), &info) != 0 || info.st_ino != own.st_ino ||
           info.st_dev != own.st_dev)
@@ -199,7 +200,7 @@ std::string AdoptedProcess::shared_file(int number) const {
 }
 
 std::string AdoptedProcess::descriptor_path(int number) const {
-  return std::format("/proc/{}/fd/{}", pid_, number);
+  return formatted("/proc/{}/fd/{}", pid_, number);
 }
 
 Result<void> AdoptedProcess::describe(wire::HandOver& hand_over) {
@@ -270,9 +271,9 @@ InjectedProgram AdoptedProcess::deputy(std::uint64_t job_id) const {
   if (out.argv.empty()) out.argv.emplace_back("gestalt-deputy");
   out.environment = {
       "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-      std::format("GESTALT_DEPUTY={} {} {} {} {} {:x}", job_id, static_cast<int>(stdio_.in()),
-                  static_cast<int>(stdio_.out()), static_cast<int>(stdio_.err()),
-                  stdio_.merge_err() ? 1 : 0, pending_signals_),
+      formatted("GESTALT_DEPUTY={} {} {} {} {} {:x}", job_id, static_cast<int>(stdio_.in()),
+                static_cast<int>(stdio_.out()), static_cast<int>(stdio_.err()),
+                stdio_.merge_err() ? 1 : 0, pending_signals_),
       "GESTALT_DEPUTY_NAME=" + (stat ? stat->comm : std::string())};
   return out;
 }

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "common/format.h"
 #include "common/log.h"
 #include "common/proc.h"
 #include "migrate/held_process.h"
@@ -24,11 +25,11 @@ constexpr std::size_t kPipeSlack = 64U << 10;  // the kernel counts pages, and s
 
 // The same file, opened anew, so that it can be used without blocking.
 Result<Fd> open_again(int fd, int flags) {
-  return open_file(std::format("/proc/self/fd/{}", fd), flags | O_NONBLOCK | O_NOCTTY);
+  return open_file(formatted("/proc/self/fd/{}", fd), flags | O_NONBLOCK | O_NOCTTY);
 }
 
 bool writes(pid_t pid, const std::string& number) {
-  auto info = read_file(std::format("/proc/{}/fdinfo/{}", pid, number));
+  auto info = read_file(formatted("/proc/{}/fdinfo/{}", pid, number));
   auto at = info ? info->find("flags:") : std::string::npos;
   unsigned flags = 0;
   if (at == std::string::npos) return false;
@@ -39,7 +40,7 @@ bool writes(pid_t pid, const std::string& number) {
 bool writes_into(pid_t pid, const std::string& pipe) {
   std::error_code error;
   for (const auto& entry :
-       std::filesystem::directory_iterator(std::format("/proc/{}/fd", pid), error))
+       std::filesystem::directory_iterator(formatted("/proc/{}/fd", pid), error))
     if (std::filesystem::read_symlink(entry.path(), error) == pipe &&
         writes(pid, entry.path().filename().string()))
       return true;
@@ -54,9 +55,9 @@ Result<void> make_room(int pipe, std::size_t bytes) {
       ::fcntl(pipe, F_SETPIPE_SZ, static_cast<int>(wanted)) >= 0)
     return {};
   return fail(ErrorCode::kBlocked,
-              std::format("{} bytes of standard input were taken in, and its pipe has no room for "
-                          "them ({})",
-                          bytes, ::strerror(errno)),
+              formatted("{} bytes of standard input were taken in, and its pipe has no room for "
+                        "them ({})",
+                        bytes, ::strerror(errno)),
               "try again when the process has read them");
 }
 
@@ -106,10 +107,10 @@ Result<void> HomeStreams::take_input() {
   input_ = there.unread() + there.pending() + state_.input_pending().substr(received - base);
   if (there.closed() || state_.input_closed()) input_.clear();
   if (input_.empty() || is_fifo(0) || is_terminal(0)) return {};
-  return fail(ErrorCode::kBlocked,
-              std::format("{} bytes of standard input were taken in, and cannot be put back",
-                          input_.size()),
-              "try again when the process has read them");
+  return fail(
+      ErrorCode::kBlocked,
+      formatted("{} bytes of standard input were taken in, and cannot be put back", input_.size()),
+      "try again when the process has read them");
 }
 
 Result<RestorePlan> HomeStreams::restore(wire::HandOver hand_over, wire::DeputyState state) {
@@ -129,7 +130,7 @@ Result<RestorePlan> HomeStreams::restore(wire::HandOver hand_over, wire::DeputyS
                                                  {hand_over_.error().pipe_inode(), 2}};
   for (auto [inode, number] : pipes)
     if (inode != 0 && home_.stream(number) >= 0)
-      plan.inherited.emplace_back(std::format("pipe:[{}]", inode), home_.stream(number));
+      plan.inherited.emplace_back(formatted("pipe:[{}]", inode), home_.stream(number));
   for (int number = 2; number >= 0; --number)
     if (is_terminal(number)) plan.terminal = home_.stream(number);
   plan.terminal_name = hand_over_.terminal_name();
@@ -175,7 +176,7 @@ Result<void> HomeStreams::write_for_deputy(const Output& output, int fd) {
       if (auto ready = wait_for(fd, POLLOUT, deadline); !ready)
         return fail(
             ErrorCode::kTimeout,
-            std::format("nobody takes the {} bytes of output that are on the way", rest.size()),
+            formatted("nobody takes the {} bytes of output that are on the way", rest.size()),
             "go on at the terminal (Ctrl-Q), or let its reader read; then try again");
       continue;
     }
@@ -195,7 +196,7 @@ Result<void> HomeStreams::put_back_input() const {
 Result<void> HomeStreams::refill_pipe() const {
   std::error_code error;
   auto pipe = std::filesystem::read_symlink(
-                  std::format("/proc/self/fd/{}", home_.stream(STDIN_FILENO)), error)
+                  formatted("/proc/self/fd/{}", home_.stream(STDIN_FILENO)), error)
                   .string();
   GESTALT_ASSIGN(auto own, unit_.processes());
   std::vector<std::unique_ptr<HeldProcess>> held;

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "common/child.h"
+#include "common/format.h"
 #include "common/ipv4.h"
 #include "common/paths.h"
 #include "common/unix_socket.h"
@@ -104,12 +105,12 @@ Result<pid_t> launch_job(const wire::JobSpec& spec, const StdioRelay& stdio, int
   if (!pid && pid.error().code != ErrorCode::kExecNotFound &&
       pid.error().code != ErrorCode::kExecDenied)
     return std::unexpected(
-        std::move(pid).error().in(std::format("as uid {} in {}", setup.uid, setup.directory)));
+        std::move(pid).error().in(formatted("as uid {} in {}", setup.uid, setup.directory)));
   return pid;
 }
 
 Result<ViewSession> enter_view(uid_t uid, Deadline deadline) {
-  auto path = std::format("{}{}.sock", paths::kViewSessions, uid);
+  auto path = formatted("{}{}.sock", paths::kViewSessions, uid);
   while (true) {
     auto socket = connect_unix(path);
     auto received = socket ? receive_fds(socket->get(), 1, deadline)

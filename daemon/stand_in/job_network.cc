@@ -23,6 +23,7 @@
 #include <sstream>
 #include <thread>
 
+#include "common/format.h"
 #include "common/ipv4.h"
 #include "common/log.h"
 
@@ -87,10 +88,10 @@ rtentry default_route(const char* interface) {
 Result<void> change_flags(int socket, const char* interface, int set, int clear) {
   ifreq request = request_for(interface);
   if (::ioctl(socket, SIOCGIFFLAGS, &request) != 0)
-    return fail_errno(errno, std::format("look at interface {}", interface));
+    return fail_errno(errno, formatted("look at interface {}", interface));
   request.ifr_flags = static_cast<short>((request.ifr_flags | set) & ~clear);
   if (::ioctl(socket, SIOCSIFFLAGS, &request) != 0)
-    return fail_errno(errno, std::format("change the flags of interface {}", interface));
+    return fail_errno(errno, formatted("change the flags of interface {}", interface));
   return {};
 }
 
@@ -143,10 +144,10 @@ Result<void> make_macvlan(const Macvlan& what) {
   if (!socket || !message) return fail(ErrorCode::kInternal, "no memory for a netlink message");
   int done = nl_connect(socket.get(), NETLINK_ROUTE);
   if (done == 0) done = nl_send_sync(socket.get(), message.release());  // frees it
-  if (done == -NLE_EXIST) return fail(ErrorCode::kBusy, std::format("{} exists", what.name));
+  if (done == -NLE_EXIST) return fail(ErrorCode::kBusy, formatted("{} exists", what.name));
   if (done < 0)
     return fail(ErrorCode::kSystem,
-                std::format("make a macvlan interface {}: {}", what.name, nl_geterror(done)),
+                formatted("make a macvlan interface {}: {}", what.name, nl_geterror(done)),
                 "load the kernel's module macvlan on every node");
   return {};
 }
@@ -186,7 +187,7 @@ Result<void> JobNetwork::find_interface(std::uint32_t address) {
     std::uint32_t mask = address_in(*each->ifa_netmask);
     std::uint32_t own = address_in(*each->ifa_addr);
     if (own == address)
-      return fail(ErrorCode::kBusy, std::format("{} is this node's own address", ipv4_text(own)),
+      return fail(ErrorCode::kBusy, formatted("{} is this node's own address", ipv4_text(own)),
                   "set jobs.network to addresses that nobody else has");
     if (!interface_.empty() || (own & mask) != (address & mask)) continue;
     interface_ = each->ifa_name;
@@ -195,7 +196,7 @@ Result<void> JobNetwork::find_interface(std::uint32_t address) {
   }
   if (!interface_.empty()) return {};
   return fail(ErrorCode::kInvalidArgument,
-              std::format("{} is not in the network of any interface here", ipv4_text(address)),
+              formatted("{} is not in the network of any interface here", ipv4_text(address)),
               "set jobs.network to a part of the network that connects the nodes");
 }
 
@@ -229,8 +230,8 @@ Result<void> JobNetwork::make_interfaces() {
   auto own = make_macvlan({.name = kNodesOwn, .parent = parent});
   if (own) {
     // It has no address, and is not to answer for the node's.
-    write_setting(std::format("/proc/sys/net/ipv4/conf/{}/arp_ignore", kNodesOwn), "8");
-    write_setting(std::format("/proc/sys/net/ipv6/conf/{}/disable_ipv6", kNodesOwn), "1");
+    write_setting(formatted("/proc/sys/net/ipv4/conf/{}/arp_ignore", kNodesOwn), "8");
+    write_setting(formatted("/proc/sys/net/ipv6/conf/{}/disable_ipv6", kNodesOwn), "1");
   } else if (own.error().code != ErrorCode::kBusy) {
     return own;
   }
@@ -244,7 +245,7 @@ Result<void> JobNetwork::make_interfaces() {
   ifreq request = request_for(kInside);
   request.ifr_addr = socket_address(address_);
   if (::ioctl(inside_.get(), SIOCSIFADDR, &request) != 0)
-    return fail_errno(errno, std::format("give a job the address {}", ipv4_text(address_)));
+    return fail_errno(errno, formatted("give a job the address {}", ipv4_text(address_)));
   request.ifr_netmask = socket_address(netmask_);
   if (::ioctl(inside_.get(), SIOCSIFNETMASK, &request) != 0)
     return fail_errno(errno, "set a netmask");
@@ -327,8 +328,8 @@ Result<void> JobNetwork::prepare() {
   if (auto done = change_flags(inside_.get(), kInside, IFF_UP, 0); !done) {
     up_ = false;
     return fail(ErrorCode::kBusy,
-                std::format("the address {} cannot be had here: {}", ipv4_text(address_),
-                            done.error().message),
+                formatted("the address {} cannot be had here: {}", ipv4_text(address_),
+                          done.error().message),
                 "a copy that failed here may hold it for some minutes: try another node");
   }
   add_gateway();
@@ -361,7 +362,7 @@ bool JobNetwork::drained() const {
   std::thread([this, &waits] {
     if (::setns(namespace_.get(), CLONE_NEWNET) != 0) return;
     for (const char* table : {"tcp", "tcp6"}) {
-      auto text = read_file(std::format("/proc/thread-self/net/{}", table), 64U << 20);
+      auto text = read_file(formatted("/proc/thread-self/net/{}", table), 64U << 20);
       if (!text) continue;
       std::istringstream lines(*text);
       std::string line, number, local, remote, state;
@@ -385,7 +386,7 @@ Result<void> JobNetwork::set_host_route(bool present) {
   bool done = ::ioctl(outside_.get(), present ? SIOCADDRT : SIOCDELRT, &route) == 0;
   if (!done && errno != (present ? EEXIST : ESRCH))
     return fail_errno(
-        errno, std::format("{} the route to {}", present ? "add" : "remove", ipv4_text(address_)));
+        errno, formatted("{} the route to {}", present ? "add" : "remove", ipv4_text(address_)));
   return {};
 }
 
@@ -393,7 +394,7 @@ Result<void> JobNetwork::set_host_route(bool present) {
 Result<void> JobNetwork::add_neighbour() {
   ifreq own = request_for(kNodesOwn);
   if (::ioctl(outside_.get(), SIOCGIFHWADDR, &own) != 0)
-    return fail_errno(errno, std::format("look at interface {}", kNodesOwn));
+    return fail_errno(errno, formatted("look at interface {}", kNodesOwn));
   arpreq entry{};
   entry.arp_pa = socket_address(node_address_);
   entry.arp_ha = own.ifr_hwaddr;

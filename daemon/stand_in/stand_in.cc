@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <csignal>
 
+#include "common/format.h"
 #include "common/log.h"
 #include "common/paths.h"
 #include "daemon/command_text.h"
@@ -251,8 +252,8 @@ void StandIn::on_node_kill(const wire::Message& message) {
   auto members = group_->processes();
   auto pid = static_cast<pid_t>(request.pid());
   if (!members || std::ranges::find(*members, pid) == members->end()) {
-    *answer.mutable_error() = to_wire(
-        Error{ErrorCode::kGone, std::format("process {} does not exist", request.pid()), {}});
+    *answer.mutable_error() =
+        to_wire(Error{ErrorCode::kGone, formatted("process {} does not exist", request.pid()), {}});
   } else if (request.signal() != 0) {
     deliver(signal);
   }

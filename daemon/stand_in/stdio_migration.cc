@@ -6,6 +6,7 @@
 
 #include <filesystem>
 
+#include "common/format.h"
 #include "common/log.h"
 #include "daemon/stand_in/stdio_relay.h"
 
@@ -19,11 +20,11 @@ std::uint64_t pipe_inode(int fd) {
 
 // A reading end of the pipe that some process of the job still has open.
 Fd find_reader(const std::vector<pid_t>& pids, std::uint64_t inode) {
-  std::string wanted = std::format("pipe:[{}]", inode);
+  std::string wanted = formatted("pipe:[{}]", inode);
   std::error_code error;
   for (pid_t pid : pids) {
     for (const auto& entry :
-         std::filesystem::directory_iterator(std::format("/proc/{}/fd", pid), error)) {
+         std::filesystem::directory_iterator(formatted("/proc/{}/fd", pid), error)) {
       if (std::filesystem::read_symlink(entry.path(), error) != wanted) continue;
       if (auto fd = open_file(entry.path(), O_RDONLY | O_NONBLOCK)) return std::move(*fd);
     }
@@ -125,7 +126,7 @@ Result<void> StdioRelay::restore_output(Output& output, const wire::HandOverOutp
   if (output.job_end && !from.shared_file().empty())
     plan.inherited.emplace_back(from.shared_file(), output.job_end.get());
   else if (output.job_end && from.pipe_inode() != 0)
-    plan.inherited.emplace_back(std::format("pipe:[{}]", from.pipe_inode()), output.job_end.get());
+    plan.inherited.emplace_back(formatted("pipe:[{}]", from.pipe_inode()), output.job_end.get());
   if (output.closed) output.pipe.reset();
   return {};
 }
@@ -136,7 +137,7 @@ Result<void> StdioRelay::restore_input(const wire::HandOverInput& from, RestoreP
   if (stdio_.in() != wire::STDIO_PIPE) return {};
   if (from.pipe_inode() != 0) {
     GESTALT_TRY(fill_pipe(input_.pipe.get(), from.unread()));
-    plan.inherited.emplace_back(std::format("pipe:[{}]", from.pipe_inode()), input_.job_end.get());
+    plan.inherited.emplace_back(formatted("pipe:[{}]", from.pipe_inode()), input_.job_end.get());
   }
   if (input_.closed || input_.receiver.at_eof()) input_.pipe.reset();
   return {};

@@ -12,6 +12,7 @@
 #include <csignal>
 #include <deque>
 
+#include "common/format.h"
 #include "daemon/stand_in/job_launcher.h"
 
 namespace gestalt {
@@ -209,7 +210,7 @@ TEST_F(StdioRelayTest, AHandOverLosesAndDoublesNothing) {
   EXPECT_EQ(plan->inherited.size(), 3U);
   for (auto& [key, fd] : plan->inherited)
     for (std::size_t i = 0; i < 3; ++i)
-      if (key == std::format("pipe:[{}]", inode(source.ends[i].get())))
+      if (key == formatted("pipe:[{}]", inode(source.ends[i].get())))
         destination.ends[i] = std::move(*duplicate(fd));
   ASSERT_TRUE(destination.relay.before_resume(::getpid()));
   destination.relay.start();

@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -55,7 +57,7 @@ Result<void> Terminal::give_to(uid_t owner) {
 
 std::string Terminal::name() const {
   int number = 0;
-  return ::ioctl(master_.get(), TIOCGPTN, &number) == 0 ? std::format("/dev/pts/{}", number) : "";
+  return ::ioctl(master_.get(), TIOCGPTN, &number) == 0 ? formatted("/dev/pts/{}", number) : "";
 }
 
 void Terminal::resize(const wire::WindowSize& window) {

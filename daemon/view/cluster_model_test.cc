@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <format>
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -13,9 +13,9 @@ using testing::IsEmpty;
 using testing::UnorderedElementsAre;
 
 std::string stat_of(int pid, int start = 100, int cpu = 1) {
-  std::string text = std::format("{} (name) S 1", pid);
+  std::string text = formatted("{} (name) S 1", pid);
   for (int field = 5; field <= 52; ++field)
-    text += std::format(" {}", field == 22 ? start : field == 39 ? cpu : 0);
+    text += formatted(" {}", field == 22 ? start : field == 39 ? cpu : 0);
   return text + "\n";
 }
 
@@ -40,7 +40,7 @@ wire::ViewDelta round(const std::string& node, std::vector<std::uint32_t> pids, 
     auto& file = *delta.add_files();
     file.set_name("stat");
     std::string text = "cpu 1\n";
-    for (int i = 0; i < cpus; ++i) text += std::format("cpu{} 1 2 3\n", i);
+    for (int i = 0; i < cpus; ++i) text += formatted("cpu{} 1 2 3\n", i);
     file.set_content(text + "intr 1\n");
   }
   return delta;
@@ -200,7 +200,7 @@ TEST_F(ClusterModelTest, StartTimesAreTheLeaders) {
 TEST_F(ClusterModelTest, AddressesAreForThoseWhoMayTrace) {
   auto delta = round("a", {}, true);
   std::string text = "10 (a ) 1 2) S 1";
-  for (int field = 5; field <= 52; ++field) text += std::format(" {}", field * 1000);
+  for (int field = 5; field <= 52; ++field) text += formatted(" {}", field * 1000);
   add_task(delta, 10, text + "\n");
   apply(delta);
   auto all = model_.content(*model_.find(10), TaskFile::kStat, true);

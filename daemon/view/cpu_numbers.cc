@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "common/format.h"
 #include "daemon/view/text.h"
 
 namespace gestalt {
@@ -12,7 +13,7 @@ constexpr std::uint32_t kGroupBits = 32;
 constexpr char kHexDigits[] = "0123456789abcdef";
 
 Unexpected bad(const char* what) {
-  return fail(ErrorCode::kProtocol, std::format("a CPU {} that no kernel writes", what));
+  return fail(ErrorCode::kProtocol, formatted("a CPU {} that no kernel writes", what));
 }
 
 std::string_view without_newline(std::string_view text) {

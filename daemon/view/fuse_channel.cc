@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "common/format.h"
 #include "common/log.h"
 
 namespace gestalt {
@@ -31,7 +32,7 @@ Result<std::unique_ptr<FuseChannel>> FuseChannel::open(EventLoop& loop, Fd devic
   channel->session_ = fuse_session_new(&args, &operations, sizeof operations, owner);
   if (channel->session_ == nullptr) return fail(ErrorCode::kSystem, "no FUSE session");
   // The name by which libfuse takes a descriptor that is mounted already. It owns it then.
-  auto path = std::format("/dev/fd/{}", channel->device_.get());
+  auto path = formatted("/dev/fd/{}", channel->device_.get());
   if (fuse_session_mount(channel->session_, path.c_str()) != 0)
     return fail(ErrorCode::kSystem, "libfuse refused the mounted descriptor");
   auto* self = channel.get();

@@ -6,9 +6,9 @@
 
 #include <algorithm>
 #include <charconv>
-#include <format>
 
 #include "common/fd.h"
+#include "common/format.h"
 
 namespace gestalt {
 namespace {
@@ -57,7 +57,7 @@ std::uint64_t LocalDirectories::inode_of(const Place& place) {
 
 // A thread's id leads to its process, too.
 std::string LocalDirectories::path_of(const Place& place) {
-  return place.is_thread ? std::format("{0}/task/{0}", place.id) : std::to_string(place.id);
+  return place.is_thread ? formatted("{0}/task/{0}", place.id) : std::to_string(place.id);
 }
 
 bool LocalDirectories::is_directory(const Place& place) const {
@@ -80,12 +80,12 @@ std::optional<std::uint64_t> LocalDirectories::find(std::uint64_t parent,
   struct stat there{};
   if (place.index != 0) {  // task
     auto id = id_in(name);
-    auto path = std::format("{}/task/{}", place.id, name);
+    auto path = formatted("{}/task/{}", place.id, name);
     if (!id || ::fstatat(native_, path.c_str(), &there, 0) != 0) return std::nullopt;
     return inode_of({.id = *id, .is_thread = true});
   }
   auto found = std::ranges::find(names_, name);
-  auto path = std::format("{}/{}", path_of(place), name);
+  auto path = formatted("{}/{}", path_of(place), name);
   if (found == names_.end() || ::fstatat(native_, path.c_str(), &there, AT_SYMLINK_NOFOLLOW) != 0)
     return std::nullopt;
   place.index = static_cast<std::uint32_t>(found - names_.begin()) + 1;
@@ -125,8 +125,8 @@ Result<std::string> LocalDirectories::target(std::uint64_t link, uid_t caller) c
   if (place.index == 0 || place.index > names_.size() || is_directory(place))
     return fail(ErrorCode::kInvalidArgument, "it is no link");
   const auto& name = names_[place.index - 1];
-  auto path = std::format("{}/{}", path_of(place), name);
-  if (!std::ranges::contains(kMagicLinks, name)) return std::format("{}/{}", native_path_, path);
+  auto path = formatted("{}/{}", path_of(place), name);
+  if (!std::ranges::contains(kMagicLinks, name)) return formatted("{}/{}", native_path_, path);
   struct stat owner{};
   if (::fstatat(native_, path.c_str(), &owner, AT_SYMLINK_NOFOLLOW) != 0)
     return fail(ErrorCode::kGone, "it has ended");

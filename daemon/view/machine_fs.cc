@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <set>
 
+#include "common/format.h"
+
 namespace gestalt {
 namespace {
 
@@ -86,10 +88,10 @@ void MachineFs::refresh() {
     (void)fd->release();
     while (const dirent* entry = ::readdir(listing)) {
       if (entry->d_name[0] == '.') continue;
-      auto path = std::format("{}/{}", directory, entry->d_name);
+      auto path = formatted("{}/{}", directory, entry->d_name);
       if (tree_.contains(path)) continue;
       add(path, {.kind = SysEntry::Kind::kSymlink,
-                 .text = std::format("{}/{}/{}", options_.native_path, native, entry->d_name)});
+                 .text = formatted("{}/{}/{}", options_.native_path, native, entry->d_name)});
     }
     ::closedir(listing);
   }
@@ -128,12 +130,12 @@ struct stat MachineFs::attributes(std::uint64_t inode, const SysEntry& entry) co
 
 std::string MachineFs::nodes_text() const {
   std::string text =
-      std::format("{} index=0 first_cpu=0 age_seconds=0.0 state=online\n", model_.leader());
+      formatted("{} index=0 first_cpu=0 age_seconds=0.0 state=online\n", model_.leader());
   for (const auto& [name, node] : model_.nodes())
-    text += std::format("{} index={} first_cpu={} cpus={} tasks={} age_seconds={:.1f} state={}\n",
-                        name, node->index, node->first_cpu, node->cpus, node->pids.size(),
-                        seconds_between(node->read, Clock::now()),
-                        node->suspect ? "suspect" : "online");
+    text +=
+        formatted("{} index={} first_cpu={} cpus={} tasks={} age_seconds={:.1f} state={}\n", name,
+                  node->index, node->first_cpu, node->cpus, node->pids.size(),
+                  seconds_between(node->read, Clock::now()), node->suspect ? "suspect" : "online");
   return text;
 }
 
@@ -148,7 +150,7 @@ void MachineFs::lookup(fuse_req_t request, fuse_ino_t parent, std::string_view n
   if (parent > paths_.size()) return (void)fuse_reply_err(request, ENOENT);
   refresh();
   const auto& directory = paths_[parent - 1];
-  auto path = directory.empty() ? std::string(name) : std::format("{}/{}", directory, name);
+  auto path = directory.empty() ? std::string(name) : formatted("{}/{}", directory, name);
   auto found = tree_.find(path);
   if (found == tree_.end()) return (void)fuse_reply_err(request, ENOENT);
   fuse_entry_param out{};

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "common/format.h"
 #include "daemon/view/test_nodes.h"
 
 namespace gestalt {
@@ -48,7 +49,7 @@ TEST(MergedStat, HasAsManyCpusAsTheNodesWhateverTheirFilesSay) {
   cluster.node(2) = {"node2", 4, 3, cluster.node(2).files};
   auto text = cluster.merge("stat");
   EXPECT_EQ(count(text, "\ncpu"), 7U);
-  for (int cpu = 0; cpu < 7; ++cpu) EXPECT_EQ(count(text, std::format("\ncpu{} ", cpu)), 1U);
+  for (int cpu = 0; cpu < 7; ++cpu) EXPECT_EQ(count(text, formatted("\ncpu{} ", cpu)), 1U);
 }
 
 TEST(MergedStat, LeavesOutCpusBeyondTheLimit) {

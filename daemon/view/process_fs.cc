@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "common/format.h"
 #include "daemon/view/process_entries.h"
 
 namespace gestalt {
@@ -101,7 +102,7 @@ ProcessFs::Node ProcessFs::node_of(std::uint64_t inode) const {
     if (node.task == nullptr) return node;
     auto place = inode & 0xff;
     node.in_task = place >= kInTask;
-    if (node.in_task) node.path = std::format("task/{}", node.task->pid);
+    if (node.in_task) node.path = formatted("task/{}", node.task->pid);
     place %= kInTask;
     mode_t directory = options_.hidepid > 0 ? 0500 : 0555;
     node.kind = Node::Kind::kProcess;
@@ -378,17 +379,17 @@ void ProcessFs::getattr(fuse_req_t request, fuse_ino_t inode) {
 void ProcessFs::readlink(fuse_req_t request, fuse_ino_t inode) {
   Node node = node_of(inode);
   if (node.kind == Node::Kind::kLocal) {
-    auto target = std::format("{}/{}", options_.native_path, node.pid);
+    auto target = formatted("{}/{}", options_.native_path, node.pid);
     return (void)fuse_reply_readlink(request, target.c_str());
   }
   if (node.kind == Node::Kind::kName) {
     // Always the same, whoever asks: "self" is resolved where it leads.
     const auto& name = names_[node.index];
     auto target = name == "mounts" ? "self/mounts"
-                                   : std::format("{}/{}",
-                                                 is_machine_[node.index] ? options_.machine_path
-                                                                         : options_.native_path,
-                                                 name);
+                                   : formatted("{}/{}",
+                                               is_machine_[node.index] ? options_.machine_path
+                                                                       : options_.native_path,
+                                               name);
     return (void)fuse_reply_readlink(request, target.c_str());
   }
   auto caller = fuse_req_ctx(request)->uid;

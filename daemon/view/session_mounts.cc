@@ -16,6 +16,7 @@
 #include <csignal>
 #include <functional>
 
+#include "common/format.h"
 #include "common/proc.h"
 #include "common/unix_socket.h"
 #include "daemon/view/process_entries.h"
@@ -54,7 +55,7 @@ Answer failed(const char* step) {
 }
 
 bool mount_fuse(int device, const char* where) {
-  auto options = std::format(
+  auto options = formatted(
       "fd={},rootmode=40555,user_id=0,group_id=0,default_permissions,allow_other", device);
   return ::mount("gestalt", where, "fuse.gestalt", MS_NOSUID | MS_NODEV | MS_NOEXEC,
                  options.c_str()) == 0;
@@ -117,7 +118,7 @@ void read_all(const std::string& path) {
   for (pid_t pid : pids)
     for (std::size_t i = 0; i < process_entries().size(); ++i)
       if ((entries >> i & 1) != 0)
-        read_all(std::format("/proc/{}/{}", pid, process_entries()[i].name));
+        read_all(formatted("/proc/{}/{}", pid, process_entries()[i].name));
   ::_exit(0);
 }
 
@@ -162,7 +163,7 @@ Answer enter_new_namespace(int hidepid) {
   if (::mount("none", "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0) return failed("slave /");
   for (const char* path : {kNativeProcPath, kMachinePath})
     if (::mkdir(path, 0755) != 0 && errno != EEXIST) return failed(path);
-  auto options = std::format("hidepid={}", hidepid);
+  auto options = formatted("hidepid={}", hidepid);
   if (::mount("proc", kNativeProcPath, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC,
               hidepid > 0 ? options.c_str() : nullptr) != 0)
     return failed(kNativeProcPath);
@@ -193,7 +194,7 @@ Result<std::unique_ptr<SessionMounts>> SessionMounts::make(EventLoop& loop, int 
   if (::recv(ours.get(), &answer, sizeof answer, 0) != sizeof answer)
     return fail(ErrorCode::kInternal, "the mount helper ended");
   if (answer.error_number != 0) return fail_errno(answer.error_number, answer.step);
-  GESTALT_ASSIGN(auto name_space, open_file(std::format("/proc/{}/ns/mnt", helper), O_RDONLY));
+  GESTALT_ASSIGN(auto name_space, open_file(formatted("/proc/{}/ns/mnt", helper), O_RDONLY));
   std::unique_ptr<SessionMounts> out(
       new SessionMounts(loop, helper, std::move(ours), std::move(name_space)));
   loop.watch(out->socket_.get(), EPOLLIN, [self = out.get()](std::uint32_t) { self->on_answer(); });

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "common/format.h"
 #include "daemon/view/sys_tree.h"
 #include "daemon/view/test_nodes.h"
 
@@ -19,7 +20,7 @@ class StockTools : public testing::Test {
  protected:
   void SetUp() override {
     if (!fs::exists("/usr/bin/lscpu")) GTEST_SKIP() << "there is no lscpu here";
-    root_ = fs::temp_directory_path() / std::format("view-{}", ::getpid());
+    root_ = fs::temp_directory_path() / formatted("view-{}", ::getpid());
     fs::remove_all(root_);
     fs::create_directories(root_ / "proc");
     fs::create_directories(root_ / "sys/devices/system");
@@ -40,7 +41,7 @@ class StockTools : public testing::Test {
   }
 
   std::string lscpu(std::string_view options) {
-    std::string command = std::format("LC_ALL=C lscpu --sysroot {} {}", root_.string(), options);
+    std::string command = formatted("LC_ALL=C lscpu --sysroot {} {}", root_.string(), options);
     FILE* output = ::popen(command.c_str(), "re");
     std::string text;
     char buffer[4096];

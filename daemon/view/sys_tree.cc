@@ -1,10 +1,10 @@
 #include "daemon/view/sys_tree.h"
 
 #include <algorithm>
-#include <format>
 #include <utility>
 #include <vector>
 
+#include "common/format.h"
 #include "daemon/view/cpu_numbers.h"
 #include "daemon/view/cpuinfo.h"
 #include "daemon/view/mergers.h"
@@ -20,7 +20,7 @@ void add_directory(SysTree& tree, std::string path) {
 }
 
 void add_line(SysTree& tree, std::string path, std::string_view line) {
-  tree.try_emplace(std::move(path), SysEntry{SysEntry::Kind::kFile, std::format("{}\n", line)});
+  tree.try_emplace(std::move(path), SysEntry{SysEntry::Kind::kFile, formatted("{}\n", line)});
 }
 
 void add_file(SysTree& tree, std::string path, std::string text) {
@@ -72,13 +72,13 @@ std::pair<std::vector<Core>, std::vector<std::uint32_t>> find_cores(const NodeFi
 
 void add_cpu(SysTree& tree, std::uint32_t cpu, std::size_t node, const Core& core,
              const SetText& package, std::uint32_t bits) {
-  std::string directory = std::format("cpu/cpu{}", cpu);
+  std::string directory = formatted("cpu/cpu{}", cpu);
   std::string topology = directory + "/topology";
   SetText threads(core.threads, bits);
   add_directory(tree, directory);
   add_directory(tree, topology);
   add_line(tree, directory + "/online", "1");
-  add_link(tree, std::format("{}/node{}", directory, node), std::format("../../node/node{}", node));
+  add_link(tree, formatted("{}/node{}", directory, node), formatted("../../node/node{}", node));
   add_line(tree, topology + "/core_id", std::to_string(core.number));
   add_line(tree, topology + "/die_id", "0");
   add_line(tree, topology + "/physical_package_id", std::to_string(node));
@@ -103,7 +103,7 @@ void add_node(SysTree& tree, Nodes nodes, std::size_t index, std::uint32_t bits)
   CpuSet cpus;
   cpus.add_range(node.first_cpu, node.cpus);
   SetText text(cpus, bits);
-  std::string directory = std::format("node/node{}", index);
+  std::string directory = formatted("node/node{}", index);
   add_directory(tree, directory);
   add_line(tree, directory + "/cpulist", text.list);
   add_line(tree, directory + "/cpumap", text.mask);
@@ -114,7 +114,7 @@ void add_node(SysTree& tree, Nodes nodes, std::size_t index, std::uint32_t bits)
   auto [cores, core_of] = find_cores(node);
   for (std::uint32_t i = 0; i < core_of.size(); ++i) {
     std::uint32_t cpu = node.first_cpu + i;
-    add_link(tree, std::format("{}/cpu{}", directory, cpu), std::format("../../cpu/cpu{}", cpu));
+    add_link(tree, formatted("{}/cpu{}", directory, cpu), formatted("../../cpu/cpu{}", cpu));
     add_cpu(tree, cpu, index, cores[core_of[i]], text, bits);
   }
 }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "common/format.h"
 #include "daemon/view/cpu_numbers.h"
 #include "daemon/view/test_nodes.h"
 
@@ -14,14 +15,14 @@ using test::Cluster;
 std::string file(const SysTree& tree, std::string_view path) {
   auto found = tree.find(path);
   if (found == tree.end() || found->second.kind != SysEntry::Kind::kFile)
-    return std::format("no file {}", path);
+    return formatted("no file {}", path);
   return found->second.text;
 }
 
 std::string link(const SysTree& tree, std::string_view path) {
   auto found = tree.find(path);
   if (found == tree.end() || found->second.kind != SysEntry::Kind::kSymlink)
-    return std::format("no link {}", path);
+    return formatted("no link {}", path);
   return found->second.text;
 }
 
@@ -40,7 +41,7 @@ TEST(SysTree, GivesEachCpuItsPlace) {
   Cluster cluster;
   auto tree = build_sys_tree(cluster.nodes());
   auto topology = [&](int cpu, std::string_view name) {
-    return file(tree, std::format("cpu/cpu{}/topology/{}", cpu, name));
+    return file(tree, formatted("cpu/cpu{}/topology/{}", cpu, name));
   };
   EXPECT_EQ(topology(1, "core_id"), "1\n");
   EXPECT_EQ(topology(1, "physical_package_id"), "0\n");

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "common/format.h"
 #include "daemon/view/test_nodes.h"
 
 namespace gestalt {
@@ -11,7 +12,7 @@ constexpr TaskPlace kPlace{
     .node = "node7", .node_index = 7, .first_cpu = 10, .cpus = 4, .boot_difference_ticks = 100};
 
 std::string stat(std::string_view name, std::string_view start, std::string_view processor) {
-  return std::format(
+  return formatted(
       "4711 ({}) S 4700 4711 4711 34816 4800 4194304 1 2 3 4 5 6 7 8 20 0 1 0 {} 1 2 "
       "18446744073709551615 1 1 1 0 0 0 65536 3670020 1266777851 0 0 0 17 {} 0 0 0 0 0 0 0 0 0 0 "
       "0 0 0\n",

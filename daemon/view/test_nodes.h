@@ -1,11 +1,11 @@
 // Three made-up nodes for the tests: a leader with two CPUs, one with three, one with one.
 #pragma once
 
-#include <format>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "common/format.h"
 #include "daemon/view/merged_files.h"
 
 namespace gestalt::test {
@@ -13,7 +13,7 @@ namespace gestalt::test {
 using Files = std::map<std::string, std::string, std::less<>>;
 
 inline std::string cpu_block(int processor, int package, int core) {
-  return std::format(
+  return formatted(
       "processor\t: {}\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\n"
       "model name\t: Example CPU @ 2.00GHz\nstepping\t: 8\ncpu MHz\t\t: 2000.000\n"
       "physical id\t: {}\nsiblings\t: 2\ncore id\t\t: {}\ncpu cores\t: 2\nflags\t\t: fpu vme lm\n"

@@ -14,6 +14,7 @@
 #include <csignal>
 
 #include "common/child.h"
+#include "common/format.h"
 #include "common/log.h"
 #include "common/paths.h"
 #include "common/unix_socket.h"
@@ -35,12 +36,12 @@ constexpr int kColdListings = 12;
 }  // namespace
 
 std::string view_session_socket(uid_t viewer) {
-  return std::format("{}{}.sock", paths::kViewSessions, viewer);
+  return formatted("{}{}.sock", paths::kViewSessions, viewer);
 }
 
 Result<bool> ViewSupervisor::start() {
   GESTALT_ASSIGN(lock_,
-                 open_file(std::format("{}/view-{}.lock", paths::kRunDirectory, options_.viewer),
+                 open_file(formatted("{}/view-{}.lock", paths::kRunDirectory, options_.viewer),
                            O_RDWR | O_CREAT));
   if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) return false;
@@ -97,7 +98,7 @@ void ViewSupervisor::start_worker(std::pair<Fd, Fd> devices) {
                         "--hidepid",      std::to_string(options_.hidepid)};
   spawn_options.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
   if (const char* level = std::getenv("GESTALT_LOG"))
-    spawn_options.environment.push_back(std::format("GESTALT_LOG={}", level));
+    spawn_options.environment.push_back(formatted("GESTALT_LOG={}", level));
   spawn_options.descriptors = {{STDERR_FILENO, STDERR_FILENO},
                                {devices.first.get(), kProcessDevice},
                                {devices.second.get(), kMachineDevice}};

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "common/format.h"
 #include "daemon/view/cpu_numbers.h"
 #include "daemon/view/merged_files.h"
 #include "daemon/view/sys_tree.h"
@@ -94,7 +95,7 @@ std::vector<std::string> files_seeds() {
       "500.00 100.79\n"};
   for (const std::string& text : {stat, pressure, disks, interfaces, loads, std::string(kMeminfo),
                                   std::string(kCpuinfo), std::string(kVmstat)})
-    seeds.push_back(std::format("{0}\1{0}", text));
+    seeds.push_back(formatted("{0}\1{0}", text));
   return seeds;
 }
 
@@ -110,7 +111,7 @@ void run_sys_tree(std::string_view bytes) {
       promise(tree.contains(entry.text.substr(6)), "links lead somewhere");
   }
   for (int cpu = 0; cpu < 5; ++cpu) {
-    auto threads = tree.find(std::format("cpu/cpu{}/topology/core_cpus_list", cpu));
+    auto threads = tree.find(formatted("cpu/cpu{}/topology/core_cpus_list", cpu));
     promise(threads != tree.end(), "every CPU has a place");
     auto set = parse_cpu_list(threads->second.text);
     promise(set && set->contains(static_cast<std::uint32_t>(cpu)), "it is one of its own threads");
