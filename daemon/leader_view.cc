@@ -54,6 +54,7 @@ void LeaderView::on_connection(const std::shared_ptr<Connection>& connection) {
         ghosts_.detach(self);
         if (std::erase(views_, self) == 0 || !views_.empty()) return;
         ghosts_.clear();
+        subscribed_.clear();
         wire::Message enough;
         enough.mutable_view_subscribe()->set_interval_seconds(0);
         for (const auto& node : hooks_.nodes()) hooks_.send(node.name(), enough);
@@ -69,7 +70,9 @@ void LeaderView::on_message(const std::shared_ptr<Connection>& connection, wire:
     views_.push_back(connection);
     log::info("view connected", log::field("uid", message.view_hello().uid()));
     send_nodes(*connection);
-    for (const auto& node : hooks_.nodes()) subscribe(node.name());
+    // It knows nothing yet: each node tells all again, those that come later included.
+    subscribed_.clear();
+    subscribe_all();
   } else if (message.has_ghost_report()) {
     connection->set_idle_timeout(Clock::duration::zero());
     connection->set_name("ghost keeper");
@@ -96,10 +99,16 @@ Awaitable<> LeaderView::fetch(LeaderView* self, std::shared_ptr<Connection> view
               co_await self->hooks_.ask(std::move(node), std::move(message), kFetchTimeout));
 }
 
+void LeaderView::subscribe_all() {
+  for (const auto& node : hooks_.nodes())
+    if (!subscribed_.contains(node.name())) subscribe(node.name());
+}
+
 // The leader's own processes are in the view as they are.
 void LeaderView::subscribe(const std::string& node) {
   auto nodes = hooks_.nodes();
   if (nodes.empty() || nodes.front().name() == node) return;
+  subscribed_.insert(node);
   wire::Message message;
   message.mutable_view_subscribe()->set_interval_seconds(interval_seconds_);
   hooks_.send(node, message);
@@ -113,16 +122,21 @@ void LeaderView::send_nodes(Connection& view) const {
 
 void LeaderView::node_connected(const std::string& node) {
   if (views_.empty()) return;
+  subscribed_.erase(node);
   nodes_changed();
-  subscribe(node);
+  if (!subscribed_.contains(node)) subscribe(node);
 }
 
 void LeaderView::nodes_changed() {
+  if (views_.empty()) return;
   for (const auto& view : views_) send_nodes(*view);
+  // Whose hello came before the first view's was not in the view then.
+  subscribe_all();
 }
 
 void LeaderView::node_gone(const std::string& node) {
   ghosts_.node_gone(node);
+  subscribed_.erase(node);
   wire::Message message;
   message.mutable_view_node_gone()->set_node(node);
   broadcast(message);

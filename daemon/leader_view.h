@@ -4,6 +4,7 @@
 #pragma once
 
 #include <list>
+#include <set>
 
 #include "daemon/connection.h"
 #include "daemon/leader_ghosts.h"
@@ -43,6 +44,7 @@ class LeaderView {
                            std::uint64_t request_id, wire::ViewFetch request);
   static Awaitable<> tell_later(LeaderView* self, std::function<void()> on_told);
   [[nodiscard]] bool views_keep_up() const;
+  void subscribe_all();
   void subscribe(const std::string& node);
   void send_nodes(Connection& view) const;
   void broadcast(const wire::Message& message);
@@ -52,6 +54,7 @@ class LeaderView {
   Hooks hooks_;
   std::unique_ptr<LocalServer> server_;
   std::list<std::shared_ptr<Connection>> views_;
+  std::set<std::string> subscribed_;  // nodes, since the newest view is here
   LeaderGhosts ghosts_;
 };
 
