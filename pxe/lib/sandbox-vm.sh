@@ -8,7 +8,8 @@
 #
 # QEMU emulates (TCG): it needs no KVM, and is some twenty times slower than the host.
 
-readonly vm_boot_seconds=90
+. "$lib/emulation.sh"
+readonly vm_boot_seconds=240
 readonly vm_memory_mb=${GESTALT_VM_MEMORY:-1024} vm_cpus=${GESTALT_VM_CPUS:-2}
 
 # vm_kernel: the suite whose kernel the machines have; nothing: the nodes are namespaces.
@@ -117,10 +118,10 @@ vm_spawn() {
   # shellcheck disable=SC2016
   exec setsid nsenter --mount="/proc/$holder/ns/mnt" --net="/proc/$holder/ns/net" -- \
     bash -c 'echo $$; exec chroot "$@" </dev/null >/dev/null' sh "$state/mnt/tools" \
-    qemu-system-x86_64 -accel tcg,thread=multi -cpu max -M pc -smp "$vm_cpus" -m "$vm_memory_mb" \
+    qemu-system-x86_64 -accel tcg,thread=multi -cpu "$emulated_cpu" -M pc -smp "$vm_cpus" -m "$vm_memory_mb" \
     -nodefaults -display none -no-reboot -name "$node" \
     -kernel "/kernels/$kernel/boot/vmlinuz" -initrd /run/initramfs \
-    -append "console=ttyS0 panic=-1 mitigations=off net.ifnames=0 quiet loglevel=5 gestalt.root=nfs:$vm_host_address:/cluster gestalt.layer=none gestalt.init=/usr/lib/vm-node-init gestalt.host=$node gestalt.address=$address/24" \
+    -append "console=ttyS0 panic=-1 $emulated_kernel_words net.ifnames=0 quiet loglevel=5 gestalt.root=nfs:$vm_host_address:/cluster gestalt.layer=none gestalt.init=/usr/lib/vm-node-init gestalt.host=$node gestalt.address=$address/24" \
     -chardev "file,id=console,path=/logs/$node.console" -serial chardev:console \
     -netdev "tap,id=net,ifname=v-$node,script=no,downscript=no" \
     -device "virtio-net-pci,netdev=net,romfile=,mac=$(printf '02:67:73:74:00:%02x' "$number")" \

@@ -3,9 +3,10 @@
 # /guest is the host's scratch directory.
 set -euo pipefail
 . /src/pxe/lib/initramfs.sh
+. /src/pxe/lib/emulation.sh
 
 # What checks itself is slow, and emulated it is slower.
-boot_seconds() { if [[ $1 == debug ]]; then echo 400; else echo 90; fi; }
+boot_seconds() { if [[ $1 == debug ]]; then echo 600; else echo 240; fi; }
 
 write_command() {
   local word
@@ -23,9 +24,9 @@ start_machine() { # KERNEL MEMORY CPUS
     shares=(-fsdev "local,id=share,path=/share,security_model=none"
       -device "virtio-9p-pci,fsdev=share,mount_tag=share")
   fi
-  qemu-system-x86_64 "${clock[@]}" -cpu max -M pc -smp "$3" -m "$2" -nodefaults \
+  qemu-system-x86_64 "${clock[@]}" -cpu "$emulated_cpu" -M pc -smp "$3" -m "$2" -nodefaults \
     -display none -no-reboot -kernel "/kernels/$1/boot/vmlinuz" -initrd /tmp/initramfs \
-    -append "console=ttyS0 panic=-1 mitigations=off net.ifnames=0 quiet loglevel=5 gestalt.root=9p:root gestalt.init=/src/tests/vm/guest-init gestalt.kernel=$1 ${GUEST_APPEND:-}" \
+    -append "console=ttyS0 panic=-1 $emulated_kernel_words net.ifnames=0 quiet loglevel=5 gestalt.root=9p:root gestalt.init=/src/tests/vm/guest-init gestalt.kernel=$1 ${GUEST_APPEND:-}" \
     -chardev file,id=console,path=/guest/console -serial chardev:console \
     -device virtio-serial-pci -chardev file,id=output,path=/dev/stdout,append=on \
     -device virtserialport,chardev=output,name=output \
