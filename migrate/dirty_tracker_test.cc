@@ -154,7 +154,7 @@ TEST_F(DirtyTrackerTest, CopiesOfWhatItReportsMakeTheMemory) {
   Shadow shadow;
   // On an emulated machine the writers leave us little time: there fewer rounds have to do.
   Deadline enough = deadline_in(std::chrono::seconds(5));
-  for (int round = 0; round < 8 && (round < 2 || Clock::now() < enough); ++round) {
+  for (int round = 0; round < 8 && (round < 1 || Clock::now() < enough); ++round) {
     for (int i = 0; i < 8; ++i) {
       shadow.copy(victim.pid(), harvest(victim.pid()));
       std::this_thread::sleep_for(milliseconds(2));

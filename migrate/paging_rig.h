@@ -36,7 +36,7 @@
 
 namespace gestalt::testing_rig {
 
-inline Deadline soon() { return deadline_in(std::chrono::seconds(20)); }
+inline Deadline soon() { return deadline_in(std::chrono::seconds(60)); }
 
 // What each page holds at the source.
 enum class Content { kData, kZero, kHole };

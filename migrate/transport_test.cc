@@ -17,7 +17,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-Deadline soon() { return deadline_in(20s); }
+Deadline soon() { return deadline_in(60s); }
 
 enum class Kind { kTcp, kFake, kRdma };
 
@@ -142,7 +142,7 @@ TEST_P(TransportTest, WaitingEndsByTheDeadline) {
   std::byte byte;
   EXPECT_EQ(near_->wait_readable(deadline_in(50ms)).error().code, ErrorCode::kTimeout);
   EXPECT_EQ(near_->receive({&byte, 1}, deadline_in(50ms)).error().code, ErrorCode::kTimeout);
-  EXPECT_LT(seconds_between(began, Clock::now()), 5);
+  EXPECT_LT(seconds_between(began, Clock::now()), 20);
 }
 
 TEST_P(TransportTest, WhatWasSentBeforeTheEndArrives) {
@@ -170,7 +170,7 @@ TEST_P(TransportTest, ShuttingDownWakesBothEnds) {
   near_->shut_down();
   EXPECT_EQ(a.get().error().code, ErrorCode::kUnavailable);
   EXPECT_EQ(b.get().error().code, ErrorCode::kUnavailable);
-  EXPECT_LT(seconds_between(began, Clock::now()), 3);
+  EXPECT_LT(seconds_between(began, Clock::now()), 20);
   auto bytes = pattern(1000, 5);
   EXPECT_FALSE(near_->send(bytes, soon()));
 }

@@ -165,8 +165,8 @@ TEST(GhostKeeper, TenThousand) {
     EXPECT_EQ(kill_errno(kFirst + kCount - 1, 0), ESRCH);
     EXPECT_EQ(harness.keeper.size(), 0U);
     // On a machine with nothing else to do, a fifth of this.
-    EXPECT_LT(seconds_between(began, added), 5);
-    EXPECT_LT(seconds_between(added, removed), 5);
+    EXPECT_LT(seconds_between(began, added), 20);
+    EXPECT_LT(seconds_between(added, removed), 20);
     std::printf("added in %.3f s, removed in %.3f s\n", seconds_between(began, added),
                 seconds_between(added, removed));
     harness.await_signals(0);

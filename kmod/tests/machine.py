@@ -52,7 +52,7 @@ def read(path):
         return file.read()
 
 
-def eventually(condition, seconds=30):
+def eventually(condition, seconds=120):
     """Waits until it is so; the bound is for what never will be."""
     end = time.monotonic() + seconds * PATIENCE
     while not condition():
@@ -188,7 +188,7 @@ while [ $i -lt {count} ]; do
 done"""
 
 
-def storm(processes, count, first=0, last=1 << 22, limit=300, **options):
+def storm(processes, count, first=0, last=1 << 22, limit=900, **options):
     """Forks from many shells at once; the pids outside, as the shells saw them."""
     script = STORM.format(count=count, first=first, last=last)
     shells = [subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, **options)

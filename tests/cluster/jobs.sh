@@ -17,12 +17,12 @@ mover= # set by begin_held
 starts=0
 
 # gestalt ARG…: as root on the leader; gestalt_as USER ARG… as a user. Never hangs.
-gestalt() { on leader timeout --kill-after=5 "$(scaled 60)" gestalt "$@"; }
+gestalt() { on leader timeout --kill-after=5 "$(bound 60)" gestalt "$@"; }
 
 gestalt_as() {
   local user=$1
   shift
-  on_as "$user" leader timeout --kill-after=5 "$(scaled 60)" gestalt "$@"
+  on_as "$user" leader timeout --kill-after=5 "$(bound 60)" gestalt "$@"
 }
 
 # nodes: all names. node_state NAME: as the leader sees it.
@@ -32,7 +32,7 @@ node_state() { node_states | sed -n "s/^$1 //p"; }
 
 # Each with its name.
 node_states() {
-  on leader sh -c 'timeout 20 gestalt node list --json | jq -r ".[] | \"\(.name) \(.state)\""'
+  on leader sh -c 'timeout "$1" gestalt node list --json | jq -r ".[] | \"\(.name) \(.state)\""' sh "$(bound 20)"
 }
 
 node_is() { [[ $(node_state "$1") == "$2" ]]; }
@@ -53,7 +53,7 @@ start() {
   echo "$starts" >"$scratch/$name.start"
   {
     local status=0 mine=$starts
-    on_as "${user:-root}" leader timeout --kill-after=5 "$(scaled 200)" gestalt run "${where[@]}" -- "$@" \
+    on_as "${user:-root}" leader timeout --kill-after=5 "$(bound 200)" gestalt run "${where[@]}" -- "$@" \
       <"${input:-/dev/null}" >"$scratch/$name.out" 2>"$scratch/$name.err" || status=$?
     # An earlier one of the same name may end late: it is nobody's status any more.
     if [[ $(cat "$scratch/$name.start") == "$mine" ]]; then
@@ -84,7 +84,7 @@ start_victim() {
   local name=$1 node=$2 program=$victims/$3
   shift 3
   # It ends by itself when it has been forgotten: a machine's later.
-  start "$name" "$node" "$program" --until "/run/end-$name" ${GESTALT_TEST_VM:+--seconds "$(scaled 300)"} "$@"
+  start "$name" "$node" "$program" --until "/run/end-$name" ${GESTALT_TEST_VM:+--seconds "$(bound 300)"} "$@"
   await_pid "$name"
 }
 
@@ -103,13 +103,13 @@ listing() {
   on leader sh -c '
     said=$(mktemp)
     for try in $3; do
-      found=$(timeout 20 gestalt ps --json 2>"$said" | jq -r --arg value "$2" "$1")
+      found=$(timeout "$4" gestalt ps --json 2>"$said" | jq -r --arg value "$2" "$1")
       grep -q "did not answer in time" "$said" || break
     done
     cat "$said" >&2
     rm "$said"
     [ -z "$found" ] || printf "%s\n" "$found"' \
-    sh "$1" "$2" "1 ${GESTALT_TEST_VM:+2 3 4 5}"
+    sh "$1" "$2" "1 ${GESTALT_TEST_VM:+2 3 4 5}" "$(bound 20)"
 }
 
 # Nodes where `gestalt ps` shows the pid: more than one line would be a mistake.
@@ -163,7 +163,7 @@ keeps_working() {
 migrate() {
   local pid=$1 node=$2
   shift 2
-  [[ " $* " == *" --timeout "* ]] || set -- --timeout 30 "$@"
+  [[ " $* " == *" --timeout "* ]] || set -- --timeout "$(bound 30)" "$@"
   [[ " $* " == *" --mode "* ]] || set -- --mode eager "$@"
   gestalt migrate "$pid" "$node" --json "$@" \
     >"$scratch/migration.json" 2>"$scratch/migration.err"
@@ -258,8 +258,8 @@ heal() {
 }
 
 end_jobs() {
-  on leader sh -c 'pids=$(timeout 20 gestalt ps --json | jq -r ".[] | select(.job_id != 0) | .pid")
-    [ -z "$pids" ] || timeout 20 gestalt kill -KILL $pids 2>/dev/null || true'
+  on leader sh -c 'pids=$(timeout "$1" gestalt ps --json | jq -r ".[] | select(.job_id != 0) | .pid")
+    [ -z "$pids" ] || timeout "$1" gestalt kill -KILL $pids 2>/dev/null || true' sh "$(bound 20)"
   on leader pkill -KILL -x gestalt || true
 }
 

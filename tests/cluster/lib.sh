@@ -48,7 +48,7 @@ sandbox() { "$repo/pxe/sandbox" --name "$cluster" "$@"; }
 cluster_up() {
   local nodes=$1
   shift
-  sandbox up --nodes "$nodes" ${GESTALT_TEST_VM:+--vm "$GESTALT_TEST_VM" --timeout 120} \
+  sandbox up --nodes "$nodes" ${GESTALT_TEST_VM:+--vm "$GESTALT_TEST_VM" --timeout 360} \
     ${GESTALT_TEST_CRIU:+--criu "$GESTALT_TEST_CRIU"} "$@"
   sandbox status | awk 'NR > 1 { print $1 }' >"$scratch/nodes"
 }
@@ -109,10 +109,17 @@ scaled() {
   echo $(($1 * (${#vm} ? 4 : 1)))
 }
 
+# bound SECONDS: for what would otherwise hang. Nobody waits so long when all is well, and a busy
+# host's machines are slower still.
+bound() {
+  local vm=${GESTALT_TEST_VM:-}
+  echo $(($1 * (${#vm} ? 12 : 1)))
+}
+
 # wait_until SECONDS CMD…: polls every 50 ms until CMD succeeds.
 wait_until() {
   local seconds
-  seconds=$(scaled "$1")
+  seconds=$(bound "$1")
   local deadline=$((${EPOCHREALTIME/./} + seconds * 1000000))
   shift
   until "$@" >/dev/null 2>&1; do

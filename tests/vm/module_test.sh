@@ -11,8 +11,8 @@
 readonly module=/usr/lib/gestalt/gestalt.ko
 
 node_says() { # NODE KEY
-  on leader sh -c 'timeout 20 gestalt node list --json |
-    jq -r --arg name "$1" --arg key "$2" ".[] | select(.name == \$name) | .[\$key]"' sh "$1" "$2"
+  gestalt node list --json |
+    on leader jq -r --arg name "$1" --arg key "$2" '.[] | select(.name == $name) | .[$key]'
 }
 
 source_is() { [[ $(node_says "$1" task_source) == "$2" ]]; }
@@ -30,7 +30,7 @@ after_each() {
 test_changes_over_as_the_module_comes_and_goes() {
   local before loaded
   wait_until 20 source_is node1 proc
-  before=$(on leader timeout 30 gestalt node show node1)
+  before=$(gestalt node show node1)
   assert_contains "$before" "proc (the module gestalt is not loaded)"
   assert_contains "$before" "connector (the module gestalt is not loaded)"
   start_victim mover node1 memory
@@ -45,7 +45,7 @@ test_changes_over_as_the_module_comes_and_goes() {
   wait_until 20 events_are node1 connector
   assert_eq "$(node_of "$pid")" node1 "where $pid is, by /proc again"
   keeps_working mover
-  on leader timeout 30 gestalt kill "$pid"
+  gestalt kill "$pid"
 }
 
 test_what_moves_is_seen_by_either_source() {
@@ -56,7 +56,7 @@ test_what_moves_is_seen_by_either_source() {
   wait_until 20 is_on "$pid" leader
   migrate "$pid" node1
   wait_until 20 is_on "$pid" node1
-  on leader timeout 30 gestalt kill "$pid"
+  gestalt kill "$pid"
 }
 
 slice_is_kept() { sandbox daemon node1 log | grep -q "pid slice kept by the kernel module"; }
@@ -83,9 +83,8 @@ test_no_fork_of_a_storm_leaves_the_slice() {
   on node1 insmod "$module"
   wait_until 20 source_is node1 kmod
   wait_until 20 slice_is_kept
-  read -r first last < <(on leader sh -c 'timeout 20 gestalt node list --json |
-    jq -r ".[] | select(.name == \"node1\") | \"\(.pid_first) \(.pid_last)\""')
-  on leader timeout 300 gestalt run --node node1 -- python3 -c "$storm" >"$scratch/storm"
+  read -r first last <<<"$(node_says node1 pid_first) $(node_says node1 pid_last)"
+  on leader timeout "$(bound 100)" gestalt run --node node1 -- python3 -c "$storm" >"$scratch/storm"
   lowest=$(sort -n "$scratch/storm" | head -n 1 | cut -d' ' -f1)
   highest=$(sort -n -k2 "$scratch/storm" | tail -n 1 | cut -d' ' -f2)
   echo "slice $first to $last, pids $lowest to $highest"
@@ -99,9 +98,9 @@ test_a_module_that_goes_under_load() {
   start storm node1 python3 -c "$storm"
   for _ in 1 2 3; do
     on node1 rmmod gestalt
-    on leader timeout 30 gestalt ps >/dev/null
+    gestalt ps >/dev/null
     on node1 insmod "$module"
-    on leader timeout 30 gestalt ps >/dev/null
+    gestalt ps >/dev/null
   done
   await_status storm 0 300
   assert_eq "$(on node1 sh -c 'dmesg | grep -cE "WARNING|BUG:|Oops" || true')" 0 "warnings of the kernel"
@@ -111,7 +110,7 @@ test_a_module_that_goes_under_load() {
 sees_what_begins_and_ends() { # NAME
   start_victim "$1" node1 memory
   wait_until 10 session_sees "$pid"
-  on leader timeout 30 gestalt kill "$pid"
+  gestalt kill "$pid"
   wait_until 10 session_misses "$pid"
 }
 

@@ -33,14 +33,14 @@ def in_slice(first, last, work):
 
 
 def test_usual_slice(_):
-    """2^14 pids, 18,000 forks, from eight shells."""
-    first, last = 49152, 49151 + few(16384)
-    assert in_slice(first, last, lambda _: storm(8, few(2250), first, last)) >= few(16000)
+    """2^12 pids, 5,000 forks, from eight shells."""
+    first, last = 49152, 49151 + few(4096)
+    assert in_slice(first, last, lambda _: storm(8, few(625), first, last)) >= few(4500)
 
 
 def test_tiny_slice(_):
-    first, last = 10000, 9999 + few(2048)
-    assert in_slice(first, last, lambda _: storm(8, few(1250), first, last)) >= few(9000)
+    first, last = 10000, 9999 + few(1024)
+    assert in_slice(first, last, lambda _: storm(8, few(500), first, last)) >= few(3500)
 
 
 def test_crowded_slice(_):
@@ -51,13 +51,13 @@ def test_crowded_slice(_):
         threads = [threading.Thread(target=gate.wait) for _ in range(900)]
         for thread in threads:
             thread.start()
-        outside = storm(6, few(300), 20000, 20999)
+        outside = storm(6, few(150), 20000, 20999)
         gate.set()
         for thread in threads:
             thread.join()
         return outside
 
-    assert in_slice(20000, 20999, work) >= 900 + few(1600)
+    assert in_slice(20000, 20999, work) >= 900 + few(800)
 
 
 def test_forks_that_fail(_):
@@ -81,7 +81,7 @@ def test_forks_that_fail(_):
                 ["/usr/bin/python3", "-c", FAILING], preexec_fn=join, stdout=subprocess.PIPE)
             # Python may need longer to start than all of a storm takes.
             failing.stdout.readline()
-            outside = storm(4, few(700), 30000, 30511)
+            outside = storm(4, few(350), 30000, 30511)
             failing.send_signal(signal.SIGTERM)
             text, _ = failing.communicate()
             assert int(text) > few(100), "forks did not fail"
@@ -127,14 +127,14 @@ def test_cursor_written_all_the_time(_):
     def work(_):
         script = "while :; do echo 9999 >/proc/sys/kernel/ns_last_pid; done"
         writer = subprocess.Popen(["/bin/sh", "-c", script])
-        outside = storm(4, few(700), 10000, 12047)
+        outside = storm(4, few(350), 10000, 11023)
         writer.kill()
         writer.wait()
         return outside
 
     def use():
         with Socket() as netlink:
-            netlink.slice_set(10000, 12047)
+            netlink.slice_set(10000, 11023)
             return work(netlink), vars(netlink.slice_get())
 
     outside, told = inside(use, NEWPID)

@@ -29,6 +29,24 @@ def sleepers(count):
     return [subprocess.Popen(["sleep", "1000"]) for _ in range(count)]
 
 
+class Crowd:
+    """Shells that wait for nothing, as many as wanted: without an exec each, which takes longest."""
+    SCRIPT = """exec 3<&0; i=0
+while [ $i -lt %d ]; do (read _ <&3) & echo $!; i=$((i+1)); done
+exec >&-; read _ <&3"""
+
+    def __init__(self, count):
+        self.shell = subprocess.Popen(["/bin/sh", "-c", self.SCRIPT % count],
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.pids = {int(self.shell.stdout.readline()) for _ in range(count)}
+
+    def __enter__(self):
+        return self.pids
+
+    def __exit__(self, *_):
+        self.shell.communicate()
+
+
 def settle(pids):
     """Waits until they are programs that sleep, and map nothing any more."""
     def settled(pid):
@@ -180,52 +198,47 @@ def test_cgroup(_):
 
 def test_slow_reader_while_tasks_come_and_go(_):
     """It reads less than comes: what came after the dump began is not its concern."""
-    kept = sleepers(few(300, 100))
-    pids = {process.pid for process in kept}
-    shells = [spinning() for _ in range(3)]
-    try:
-        for size in (4096, 8192, 32768):
-            times = []
-            with Socket(size=size) as netlink:
-                def pause(times=times):
-                    times.append(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-                    time.sleep(0.02)
+    with Crowd(few(300, 100)) as pids:
+        shells = [spinning() for _ in range(3)]
+        try:
+            for size in (4096, 8192, 32768):
+                times = []
+                with Socket(size=size) as netlink:
+                    def pause(times=times):
+                        times.append(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+                        time.sleep(0.02)
 
-                tasks = netlink.tasks(pause=pause)
-            seen = [task.pid for task in tasks]
-            assert max(task.start for task in tasks) <= times[0], "later than the dump"
-            assert seen == sorted(set(seen)), "a pid came twice, or not in order"
-            assert pids <= set(seen), "missing: %s" % (pids - set(seen))
-    finally:
-        end(shells)
-        end(kept)
+                    tasks = netlink.tasks(pause=pause)
+                seen = [task.pid for task in tasks]
+                assert max(task.start for task in tasks) <= times[0], "later than the dump"
+                assert seen == sorted(set(seen)), "a pid came twice, or not in order"
+                assert pids <= set(seen), "missing: %s" % (pids - set(seen))
+        finally:
+            end(shells)
 
 
 def test_interrupted(_):
     """The reader goes away half-way; and one goes on where it was."""
-    kept = sleepers(few(200, 50))
-    for _ in range(few(200, 50)):
-        netlink = Socket(size=4096)
-        netlink.send(TASKS, flags=DUMP)
-        netlink.receive()
-        netlink.close()
-    with Socket(size=4096) as netlink:
-        netlink.send(TASKS, flags=DUMP)
-        first = netlink.receive()
-        # Another request on the same socket in the middle of a dump.
-        netlink.send(TASKS, flags=DUMP)
-        refused(lambda: [netlink.receive() for _ in range(3)], errno.EBUSY)
-        assert first
-    end(kept)
+    with Crowd(few(200, 50)):
+        for _ in range(few(200, 50)):
+            netlink = Socket(size=4096)
+            netlink.send(TASKS, flags=DUMP)
+            netlink.receive()
+            netlink.close()
+        with Socket(size=4096) as netlink:
+            netlink.send(TASKS, flags=DUMP)
+            first = netlink.receive()
+            # Another request on the same socket in the middle of a dump.
+            netlink.send(TASKS, flags=DUMP)
+            refused(lambda: [netlink.receive() for _ in range(3)], errno.EBUSY)
+            assert first
 
 
 def test_large_buffers(_):
     """A reader with 32 KiB gets many tasks with each call."""
-    kept = sleepers(300)
-    with Socket(size=32768) as netlink:
+    with Crowd(300) as pids, Socket(size=32768) as netlink:
         list(netlink.tasks())
         netlink.calls = 0
         count = len(list(netlink.tasks()))
-        assert count >= len(kept)
+        assert count >= len(pids)
         assert netlink.calls <= 2 + count // 90, (netlink.calls, count)
-    end(kept)
