@@ -22,31 +22,37 @@ STATUS, LOAD, PIDNS, TASKS, SLICE_SET, SLICE_GET, SLICE_CLEAR, EVENTS = range(1,
 F_THREAD, F_LAST = 1, 2
 SLICE_EXACT, CGROUP_ID, PID_MAX, SELFTEST = 1, 2, 4, 8
 
+class Layout:
+    """How a structure is laid out: struct's letters, and the fields' names."""
+
+    def __init__(self, form, names):
+        self.struct = struct.Struct("=" + form)
+        self.names = names.split()
+
+
 STRUCTS = {
-    A_STATUS: ("IIQQII32s", "api features sequence dropped slices listening version"),
-    A_LOAD: ("QQQIIIIIIQQQQQQQ", "load1 load5 load15 load_scale cpus processes threads runnable "
-             "uninterruptible total free available shared buffers cached swap_free"),
-    A_LOAD_PIDNS: ("IIIIII", "inum processes threads runnable uninterruptible reserved"),
-    A_CPU: ("IIQQQQQQQQ", "cpu reserved user nice system idle iowait irq softirq steal"),
-    A_PIDNS: ("IIIIIIII", "inum parent_inum level init_pid processes pids last_pid pid_max"),
-    A_SLICE: ("IIIIQQQII", "first last next inum rewound exhausted outside exact reserved"),
+    A_STATUS: Layout("IIQQII32s", "api features sequence dropped slices listening version"),
+    A_LOAD: Layout("QQQIIIIIIQQQQQQQ",
+                   "load1 load5 load15 load_scale cpus processes threads runnable uninterruptible "
+                   "total free available shared buffers cached swap_free"),
+    A_LOAD_PIDNS: Layout("IIIIII", "inum processes threads runnable uninterruptible reserved"),
+    A_CPU: Layout("IIQQQQQQQQ", "cpu reserved user nice system idle iowait irq softirq steal"),
+    A_PIDNS: Layout("IIIIIIII", "inum parent_inum level init_pid processes pids last_pid pid_max"),
+    A_SLICE: Layout("IIIIQQQII", "first last next inum rewound exhausted outside exact reserved"),
 }
-TASK = ("15Q5Ii8I8IiiiB3s16s",
-        "start utime stime cutime cstime minflt majflt cminflt cmajflt vsize rss_anon rss_file "
-        "rss_shmem cgroup_id generation pid tgid ppid pgid sid tpgid uid euid suid fsuid gid egid "
-        "sgid fsgid flags tty_nr threads processor policy rt_priority inum level nice priority "
-        "exit_signal state reserved comm")
-EVENT = ("6Q2Ii3I16s", "sequence time start utime stime value type flags exit_code inum first "
-         "last comm")
+TASK = Layout("15Q5Ii8I8IiiiB3s16s",
+              "start utime stime cutime cstime minflt majflt cminflt cmajflt vsize rss_anon "
+              "rss_file rss_shmem cgroup_id generation pid tgid ppid pgid sid tpgid uid euid suid "
+              "fsuid gid egid sgid fsgid flags tty_nr threads processor policy rt_priority inum "
+              "level nice priority exit_signal state reserved comm")
+EVENT = Layout("6Q2Ii3I16s",
+               "sequence time start utime stime value type flags exit_code inum first last comm")
 
 
 class Record:
     def __init__(self, layout, data):
-        form, names = layout
-        form = "=" + form
-        size = struct.calcsize(form)
-        values = struct.unpack(form, data[:size].ljust(size, b"\0"))
-        for name, value in zip(names.split(), values):
+        values = layout.struct.unpack(data[:layout.struct.size].ljust(layout.struct.size, b"\0"))
+        for name, value in zip(layout.names, values):
             if isinstance(value, bytes):
                 value = value.split(b"\0")[0].decode("latin-1")
             setattr(self, name, value)

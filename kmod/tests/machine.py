@@ -178,44 +178,45 @@ def children(pid):
     return [int(word) for word in read("/proc/%d/task/%d/children" % (pid, pid)).split()]
 
 
-# Each child is compared with the slice by builtins of the shell, which do not fork.
-STORM = """i=0
-while [ $i -lt {count} ]; do
-  : & p=$!
-  [ $p -ge {first} ] && [ $p -le {last} ] || echo $p
-  wait
-  i=$((i+1))
-done"""
+def forker(*arguments, **options):
+    """forker.c: beside the module, where `make tests` has put it."""
+    return subprocess.Popen([Module.forker, *map(str, arguments)], stdout=subprocess.PIPE,
+                            **options)
 
 
 def storm(processes, count, first=0, last=1 << 22, limit=900, **options):
-    """Forks from many shells at once; the pids outside, as the shells saw them."""
-    script = STORM.format(count=count, first=first, last=last)
-    shells = [subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, **options)
-              for _ in range(processes)]
+    """Forks from many processes at once; the pids outside, as they saw them."""
+    running = [forker(count, first, last, **options) for _ in range(processes)]
     outside = []
-    for shell in shells:
-        text, _ = shell.communicate(timeout=limit * PATIENCE)
-        assert shell.returncode == 0, "a shell failed"
+    for process in running:
+        text, _ = process.communicate(timeout=limit * PATIENCE)
+        assert process.returncode == 0, "a process could not fork"
         outside += [int(word) for word in text.split()]
     return outside
 
 
-def spinning():
-    """A shell that forks until it is killed."""
-    return subprocess.Popen(["/bin/sh", "-c", "while :; do : & wait; done"])
+def spinning(**options):
+    """A process that forks until it is killed."""
+    return forker(0, 0, 1 << 22, **options)
 
 
 class Module:
+    forker = None
+
     def __init__(self, path):
         self.path = path
+        Module.forker = os.path.join(os.path.dirname(path), "forker")
+        if not os.path.exists(Module.forker):
+            sys.exit("%s does not exist: make -C kmod tests BUILD=..." % Module.forker)
 
     @staticmethod
     def loaded():
         return os.path.exists("/sys/module/gestalt")
 
     def load(self, *parameters):
-        subprocess.run(["insmod", self.path, *parameters], check=True)
+        with open(self.path, "rb") as file:
+            call(libc.syscall(ctypes.c_long(313), ctypes.c_int(file.fileno()),  # finit_module
+                              " ".join(parameters).encode(), ctypes.c_int(0)))
 
     @staticmethod
     def unload():

@@ -43,9 +43,11 @@ vm_prepare() {
   mount --bind "$cache/kernels" "$tools/kernels"
   install -m 755 "$repo/pxe/lib/vm-node-init" "$root/usr/lib/vm-node-init"
   vm_prepare_ssh "$tools" "$root"
-  local module
-  module=${GESTALT_BUILD:-$repo/build}/kmod/$("$repo/pxe/kernels" release "$(vm_kernel)")/gestalt.ko
-  [[ ! -e $module ]] || install -m 644 "$module" "$root/usr/lib/gestalt/gestalt.ko"
+  local module file
+  module=${GESTALT_BUILD:-$repo/build}/kmod/$("$repo/pxe/kernels" release "$(vm_kernel)")
+  for file in "$module"/{gestalt.ko,forker}; do
+    [[ ! -e $file ]] || install -m 755 -t "$root/usr/lib/gestalt" "$file"
+  done
   mkdir -p "$tools/lib-gestalt"
   cp "$repo"/pxe/lib/initramfs.sh "$repo"/pxe/lib/initramfs-init "$tools/lib-gestalt/"
   # shellcheck disable=SC2016

@@ -8,7 +8,7 @@ import subprocess
 
 from cases.events import Listener, gaps
 from gestalt import EXIT, FORK, Socket, refused
-from machine import eventually, few, read, storm
+from machine import eventually, few, read, spinning, storm
 
 
 def memory_free():
@@ -58,12 +58,12 @@ def test_one_that_never_reads(_):
 
 
 def test_closed_while_events_come(_):
-    shell = subprocess.Popen(["/bin/sh", "-c", "while :; do : & wait; done"])
+    forking = spinning()
     for _ in range(few(200, 50)):
         netlink = Socket()
         netlink.listen()
         netlink.events()
         netlink.close()
-    shell.kill()
-    shell.wait()
+    forking.kill()
+    forking.wait()
     assert os.path.exists("/sys/module/gestalt")

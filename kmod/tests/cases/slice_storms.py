@@ -12,7 +12,7 @@ from machine import NEWPID, few, inside, storm
 
 
 def in_slice(first, last, work):
-    """The pids outside, as counted by the shells, by fork events, and by the module."""
+    """The pids outside, as counted by who forked, by fork events, and by the module."""
     def use():
         with Socket() as netlink:
             netlink.slice_set(first, last)
@@ -33,7 +33,7 @@ def in_slice(first, last, work):
 
 
 def test_usual_slice(_):
-    """2^12 pids, 5,000 forks, from eight shells."""
+    """2^12 pids, 5,000 forks, from eight processes."""
     first, last = 49152, 49151 + few(4096)
     assert in_slice(first, last, lambda _: storm(8, few(625), first, last)) >= few(4500)
 

@@ -107,6 +107,11 @@ def slice_always():
         inside(use, NEWPID)
 
 
+def step_back():
+    """All there is of the processors, but what who loads and unloads wants."""
+    os.nice(10)
+
+
 def kernel_bytes():
     """What the kernel has allocated for itself: a module's rings are in slabs or vmalloc.
 
@@ -129,6 +134,7 @@ def worker(action):
     child = os.fork()
     if not child:
         try:
+            step_back()
             action()
         finally:
             os._exit(0)
@@ -137,7 +143,7 @@ def worker(action):
 
 def test_again_and_again(module):
     """Loaded and unloaded while there are forks, dumps, listeners and slices."""
-    shell = spinning()
+    forking = spinning(preexec_fn=step_back)
     workers = [worker(action) for action in (listen_always, dump_always, slice_always)]
     try:
         # What is kept for good is there after the first few.
@@ -149,8 +155,8 @@ def test_again_and_again(module):
         for child in workers:
             os.kill(child, 9)
             os.waitpid(child, 0)
-        shell.kill()
-        shell.wait()
+        forking.kill()
+        forking.wait()
     growth = {name: after[name] - before[name] for name in before}
     print("# %d cycles: %s" % (CYCLES, ", ".join(
         "%s %+d KiB" % (name, size >> 10) for name, size in growth.items())))
