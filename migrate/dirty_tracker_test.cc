@@ -152,9 +152,7 @@ TEST_F(DirtyTrackerTest, CopiesOfWhatItReportsMakeTheMemory) {
   });
   victim.next();
   Shadow shadow;
-  // On an emulated machine the writers leave us little time: there fewer rounds have to do.
-  Deadline enough = deadline_in(std::chrono::seconds(5));
-  for (int round = 0; round < 8 && (round < 1 || Clock::now() < enough); ++round) {
+  for (Rounds rounds(1, 8); rounds.next();) {
     for (int i = 0; i < 8; ++i) {
       shadow.copy(victim.pid(), harvest(victim.pid()));
       std::this_thread::sleep_for(milliseconds(2));

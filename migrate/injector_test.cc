@@ -254,7 +254,7 @@ TEST_F(InjectorTest, RestartableSequencesAreAborted) {
     side.step(lost);
   });
   victim.next();
-  for (int i = 0; i < 200; ++i) {
+  for (Rounds rounds(20, 200); rounds.next();) {
     UffdWpTracker fresh;
     ASSERT_TRUE(fresh.harvest(victim.pid()));
   }
@@ -276,7 +276,7 @@ TEST_F(InjectorTest, AProcessWithThreads) {
     side.step(turns);
   });
   victim.next();
-  for (int i = 0; i < 50; ++i) {
+  for (Rounds rounds(5, 50); rounds.next();) {
     UffdWpTracker fresh;
     ASSERT_TRUE(fresh.harvest(victim.pid()));
   }

@@ -17,6 +17,7 @@
 #include <span>
 #include <thread>
 
+#include "common/clock.h"
 #include "common/fd.h"
 #include "common/format.h"
 #include "common/proc.h"
@@ -27,6 +28,21 @@
 namespace gestalt {
 
 inline constexpr std::uint64_t kMiB = 1U << 20;
+
+// For what is to happen at some moment of many: on an emulated machine each round takes long, and
+// there fewer have to do.
+class Rounds {
+ public:
+  Rounds(int least, int most) : least_(least), most_(most) {}
+  [[nodiscard]] bool next() {
+    ++round_;
+    return round_ <= most_ && (round_ <= least_ || Clock::now() < enough_);
+  }
+
+ private:
+  int least_, most_, round_ = 0;
+  Deadline enough_ = deadline_in(std::chrono::seconds(5));
+};
 
 // A forked child that goes step by step: tell() hands a number out, wait() waits for go(), step()
 // is both.
