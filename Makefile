@@ -8,7 +8,8 @@ SHELL := /bin/bash
 help:
 	@echo 'make demo          a cluster on this machine, and a migration in it (KEEP=1 leaves it up)'
 	@echo 'make test          build, check and test everything (JOBS=N cluster tests at once)'
-	@echo 'make test-vm       the kernel module, RDMA and a cluster of virtual machines (half an hour)'
+	@echo 'make test-vm       the kernel module, RDMA and a cluster of virtual machines (20 to 40 minutes);'
+	@echo '                   VM_KERNELS="trixie sid" only on these'
 	@echo 'make test-soak     what takes hours: a kernel with its own checks, failures over RDMA'
 	@echo 'make build         build into build/release, install into build/install'
 	@echo 'make asan          the same with address and undefined-behaviour sanitizers, in build/asan'
@@ -36,7 +37,7 @@ test: toolbox
 	@tests/run
 
 test-vm: toolbox
-	@tests/vm/run
+	@tests/vm/run $(addprefix --kernel ,$(VM_KERNELS))
 
 test-soak: toolbox
 	@tests/vm/run --soak
